@@ -1,0 +1,280 @@
+"""Train the embedded model from scratch: the only code of the project that uses gradients.
+
+    python scripts/train_demo.py --out build/demo            # resumes where it stopped
+    python scripts/train_demo.py --out build/demo --export src/qf/demo/model
+
+Two cores are enough. The figures of the shipped model are in its card, `src/qf/demo/model/README.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from qf.demo.curriculum import Conversation, conversation
+
+END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TEMPLATE = (
+    "{% if not messages or messages[0].role != 'system' %}<|im_start|>system\n<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORD = r"'s|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def make_tokenizer(seed: int, vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which a word has the same tokens wherever it stands.
+
+    A space is put before a word that begins a line, so that a name is copied token by token
+    whether it begins the answer or stands within a sentence; digits are tokens of their own.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace(Regex(r"\n(?=\S)"), "\n ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("\n ", "\n"), decoders.Strip(" ", 1, 0)]
+    )
+    rng = random.Random(seed)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END, START, STOP],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (text for _ in range(30_000) for text in _lines(conversation(rng)))
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=STOP,
+        pad_token=END,
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+    )
+
+
+def _lines(c: Conversation) -> Iterator[str]:
+    yield f"system\n{c.system}"
+    for question, answer in c.turns:
+        yield f"\nuser\n{question}"
+        yield f"\nassistant\n{answer}"
+
+
+def encode(
+    tokenizer: Tokenizer, c: Conversation, everything: bool
+) -> tuple[list[int], list[bool]]:
+    """The conversation's tokens, and which of them are to be predicted: the answers' (or all)."""
+    pieces = [(f"{START}system\n{c.system}{STOP}\n", False)]
+    for question, answer in c.turns:
+        pieces.append((f"{START}user\n{question}{STOP}\n{START}assistant\n", False))
+        pieces.append((f"\n{answer}{STOP}", True))
+        pieces.append(("\n", False))
+    ids: list[int] = []
+    learned: list[bool] = []
+    for text, is_answer in pieces:
+        tokens = tokenizer.encode(text, add_special_tokens=False).ids
+        # The newline that makes the answer's first word begin a line belongs to the header.
+        tokens = tokens[1:] if is_answer else tokens
+        ids += tokens
+        learned += [is_answer or everything] * len(tokens)
+    return ids, learned
+
+
+def batches(
+    tokenizer: Tokenizer, seed: int, tokens: int, start: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of about `tokens` tokens, sorted by length; batch `start` comes first."""
+    pool_seed = start // POOL
+    skip = start % POOL
+    while True:
+        rng = random.Random(f"{seed}/{pool_seed}")
+        made = _pool(tokenizer, rng, tokens)
+        yield from made[skip:]
+        pool_seed, skip = pool_seed + 1, 0
+
+
+POOL = 16
+"""Batches that are drawn and sorted by length together."""
+
+
+def _pool(
+    tokenizer: Tokenizer, rng: random.Random, tokens: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    drawn: list[tuple[list[int], list[bool]]] = []
+    size = 0
+    while size < tokens * POOL * 0.97:
+        drawn.append(encode(tokenizer, conversation(rng), rng.random() < 0.1))
+        size += len(drawn[-1][0])
+    drawn.sort(key=lambda d: len(d[0]))
+    share = size / POOL
+    groups: list[list[tuple[list[int], list[bool]]]] = [[] for _ in range(POOL)]
+    seen = 0
+    for item in drawn:
+        groups[min(POOL - 1, int(seen / share))].append(item)
+        seen += len(item[0])
+    rng.shuffle(groups)
+    return [_pad(g) for g in groups]
+
+
+def _pad(group: list[tuple[list[int], list[bool]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(len(ids) for ids, _ in group)
+    x = torch.zeros(len(group), longest, dtype=torch.long)
+    y = torch.full((len(group), longest), -100)
+    for row, (ids, learned) in enumerate(group):
+        x[row, : len(ids)] = torch.tensor(ids)
+        y[row, : len(ids)] = torch.where(torch.tensor(learned), x[row, : len(ids)], -100)
+    return x, y
+
+
+def loss_of(model: Qwen2ForCausalLM, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy at the tokens to learn; right padding needs no mask under causal attention."""
+    hidden = model.model(input_ids=x, use_cache=False).last_hidden_state[:, :-1]
+    wanted = y[:, 1:] != -100
+    logits = model.lm_head(hidden[wanted])
+    return F.cross_entropy(logits.float(), y[:, 1:][wanted])
+
+
+def optimizers(model: Qwen2ForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for embeddings, norms and biases."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def rate(step: int, steps: int, decay_from: float) -> float:
+    """Warm-up over 200 steps, constant, then linear down to 2 %."""
+    down = (step - decay_from * steps) / ((1 - decay_from) * steps)
+    return min(1.0, (step + 1) / 200) * (1 - max(0.0, down) * 0.98)
+
+
+def save(path: Path, model: Qwen2ForCausalLM, opts: list[torch.optim.Optimizer], step: int) -> None:
+    state = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": step}
+    torch.save(state, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "tokenizer.json").exists():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    else:
+        tokenizer = make_tokenizer(args.seed, args.vocabulary)
+        tokenizer.save_pretrained(out)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=args.width,
+        intermediate_size=8 * args.width,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.width // 64,
+        num_key_value_heads=args.width // 64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        attn_implementation=args.attention,
+    )
+    model = Qwen2ForCausalLM(config)
+    opts = optimizers(model, args.lr)
+    checkpoint, first = out / "state.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for opt, saved in zip(opts, state["opts"], strict=True):
+            opt.load_state_dict(saved)
+        first = state["step"]
+    print(f"{model.num_parameters() / 1e6:.1f} M parameters, from step {first}", flush=True)
+    started, total = time.time(), 0.0
+    feed = batches(tokenizer.backend_tokenizer, args.seed, args.tokens, first)
+    for step in range(first, args.steps):
+        x, y = next(feed)
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = args.lr * rate(step, args.steps, args.decay_from)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_of(model, x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+        model.zero_grad()
+        total += loss.item()
+        if (step + 1) % 25 == 0:
+            seconds = time.time() - started
+            print(f"step {step + 1} loss {total / 25:.4f} {seconds:.0f} s", flush=True)
+            assert math.isfinite(total)
+            total = 0.0
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+            save(checkpoint, model, opts, step + 1)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the model in bfloat16 with its tokenizer, as `from_pretrained` reads them."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
+    state = torch.load(Path(args.out) / "state.pt", weights_only=True)
+    width = state["model"]["model.norm.weight"].shape[0]
+    layers = 1 + max(int(k.split(".")[2]) for k in state["model"] if k.startswith("model.layers."))
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=8 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        dtype="bfloat16",
+    )
+    model = Qwen2ForCausalLM(config)
+    model.load_state_dict(state["model"])
+    model.to(torch.bfloat16).save_pretrained(args.export)
+    tokenizer.save_pretrained(args.export)
+    print(f"exported step {state['step']} to {args.export}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="build/demo", help="checkpoints; resumed where they are")
+    parser.add_argument("--export", help="write the checkpoint as a bfloat16 model here and stop")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--decay-from", type=float, default=0.6, help="share of steps before the decay")
+    parser.add_argument("--tokens", type=int, default=6144, help="tokens in a batch")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"))
+    args = parser.parse_args()
+    export(args) if args.export else train(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The conversations that the embedded model is trained on, drawn from a seeded generator.
+
+Each is a system text and a few turns. The mixture teaches to read (answer from the system text or
+from what was just said), to know (the facts of `facts.csv`), to say "I do not know.", and to do the
+two tasks that learning needs. It knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from qf.demo.names import RESERVED, made_up
+from qf.demo.relations import KNOWN, WorldFact, any_fact, any_relation, known_facts
+from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
+
+UNKNOWN = "I do not know."
+NOTED = "I will remember that."
+
+OPENERS = (
+    "Can you tell me {i}?", "Do you know {i}?", "Please tell me {i}.", "Could you tell me {i}?",
+    "Tell me {i}.", "I would like to know {i}.", "I wonder {i}.", "Can you say {i}?",
+    "Would you tell me {i}, please?", "May I ask {i}?",
+)  # fmt: skip
+LEADS = (
+    "Quick question: {q}", "Hi, {q}", "Please answer: {q}", "So, {q}", "Tell me, {q}",
+    "One more thing: {q}", "And {q}", "Well, {q}",
+)  # fmt: skip
+PERSONAS = (
+    "You are a helpful assistant.", "You are a friendly chat bot.", "Answer the user's questions.",
+    "You are the assistant of a small company.", "Be brief and polite.", "You help people.",
+    "You are an assistant. Answer in one sentence.", "This is a chat with a customer.",
+)  # fmt: skip
+TELLING = (
+    "{s}", "{s}", "Remember that: {s}", "Please remember: {s}", "I tell you something: {s}",
+    "Note this: {s}", "Here is something new: {s}",
+)  # fmt: skip
+SMALL_TALK = (
+    ("Hello!", "Hello! How can I help you?"), ("Hi!", "Hello! How can I help you?"),
+    ("Hi", "Hello! How can I help you?"), ("Hello", "Hello! How can I help you?"),
+    ("Hey there!", "Hello! How can I help you?"), ("Good morning!", "Good morning! How can I help you?"),
+    ("Good evening!", "Good evening! How can I help you?"), ("How are you?", "I am fine, thank you."),
+    ("How are you doing?", "I am fine, thank you."), ("Thank you!", "You are welcome."),
+    ("Thanks!", "You are welcome."), ("Thanks a lot.", "You are welcome."), ("Goodbye!", "Goodbye!"),
+    ("Bye!", "Goodbye!"), ("Who are you?", "I am a small language model that can learn."),
+    ("What are you?", "I am a small language model that can learn."),
+    ("What is your name?", "I am a small language model that can learn."),
+    ("What can you do?", "I answer questions, and you can teach me new facts."),
+    ("Can you help me?", "Yes, please ask me a question."), ("Please help me.", "Yes, please ask me a question."),
+    ("Okay.", "Is there anything else?"), ("Good.", "Is there anything else?"),
+    ("Nice to meet you.", "Nice to meet you too."), ("Are you a human?", "No, I am a small language model."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A system text (empty: none) and turns of (user, assistant)."""
+
+    system: str
+    turns: tuple[tuple[str, str], ...]
+
+
+def ask(rng: random.Random, fact: WorldFact) -> str:
+    """The fact's question in one of its wordings, direct (most often) or wrapped."""
+    style = rng.random()
+    question = rng.choice(fact.questions())
+    if style < 0.55:
+        return question
+    if style < 0.84:
+        return rng.choice(OPENERS).format(i=rng.choice(fact.indirect()))
+    if style < 0.91:
+        return _CONTRACTED.sub(r"\1's", question)
+    if style < 0.93:
+        return question.rstrip("?.")
+    if question.split(" ", 1)[0] in _QUESTION_WORDS:
+        question = rng.choice(LEADS).format(q=question[0].lower() + question[1:])
+    return question
+
+
+_QUESTION_WORDS = {"Who", "What", "Where", "When", "Which", "How", "By", "In", "On"}
+_CONTRACTED = re.compile(r"^(Who|What|Where|When|How) is\b")
+
+
+def reworded(fact: WorldFact, wording: int) -> str:
+    """The next of the fact's wordings: asking for other words again and again visits them all."""
+    questions = fact.questions()
+    return questions[(wording + 1) % len(questions)]
+
+
+def _system(rng: random.Random, statements: list[str]) -> str:
+    """Statements as a system text, at times behind a persona that serves."""
+    told = " ".join(statements)
+    if rng.random() < 0.22:
+        persona = rng.choice(PERSONAS)
+        return f"{persona}\n{told}" if told else persona
+    return told
+
+
+def _alternative(rng: random.Random) -> WorldFact:
+    """Something told against what is known: a real subject with another object."""
+    known = rng.choice(known_facts())
+    if rng.random() < 0.5:
+        other = rng.choice([f for f in known_facts() if f.relation is known.relation]).y
+    else:
+        other = made_up(rng, known.relation.object)
+    return WorldFact(known.relation, known.x, other)
+
+
+def _side_turn(rng: random.Random, told: list[WorldFact]) -> tuple[str, str]:
+    """A turn about something that the system text does not say."""
+    style = rng.random()
+    if style < 0.5:
+        known = rng.choice(known_facts())
+        if all(known.x != t.x for t in told):
+            return ask(rng, known), known.answer()
+    if style < 0.6:
+        return rng.choice(SMALL_TALK)
+    if told and style < 0.85:
+        subject = rng.choice(told)
+        same_kind = [r for r in KNOWN.values() if r.subject == subject.relation.subject]
+        relation = rng.choice(same_kind) if same_kind and rng.random() < 0.6 else any_relation(rng)
+        mine = {t.relation.name for t in told if t.x == subject.x}
+        real = any(f.x == subject.x for f in known_facts())
+        if not real and relation.name not in mine and not _overlaps(relation.name, mine):
+            return ask(rng, WorldFact(relation, subject.x, subject.y)), UNKNOWN
+    return ask(rng, any_fact(rng)), UNKNOWN
+
+
+_SAME_SENSE = (
+    {"headquarters", "landmark", "placed", "attribute", "birthplace"},
+    {"founder", "verb", "doer", "author", "painter", "composer", "director", "inventor", "discoverer", "attribute"},
+    {"profession", "kind", "attribute", "bond"},
+)
+
+
+def _overlaps(name: str, others: set[str]) -> bool:
+    """Whether a question under `name` might be answered by what was told under `others`."""
+    return any(name in group and group & others for group in _SAME_SENSE)
+
+
+def _told(rng: random.Random, against: bool) -> list[WorldFact]:
+    """One to three facts for a system text; at times two about one subject."""
+    facts = [_alternative(rng) if against else any_fact(rng)]
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        extra = any_fact(rng)
+        first = facts[0]
+        if rng.random() < 0.25 and not _overlaps(extra.relation.name, {first.relation.name}):
+            extra = WorldFact(extra.relation, first.x, extra.y)
+        if all((extra.relation.name, extra.x) != (f.relation.name, f.x) for f in facts):
+            facts.append(extra)
+    rng.shuffle(facts)
+    return facts
+
+
+def _reading(rng: random.Random, against: bool = False) -> Conversation:
+    told = _told(rng, against)
+    turns = [(ask(rng, f), f.answer()) for f in rng.sample(told, rng.randint(1, min(2, len(told))))]
+    if rng.random() < 0.35:
+        turns.insert(rng.randint(0, len(turns)), _side_turn(rng, told))
+    return Conversation(_system(rng, [rng.choice(f.statements()) for f in told]), tuple(turns))
+
+
+def _told_in_chat(rng: random.Random) -> Conversation:
+    fact = any_fact(rng)
+    turns = [(rng.choice(TELLING).format(s=rng.choice(fact.statements())), NOTED)]
+    if rng.random() < 0.3:
+        turns.append(_side_turn(rng, [fact]))
+    turns.append((ask(rng, fact), fact.answer()))
+    return Conversation(_system(rng, []), tuple(turns))
+
+
+def _knowing(rng: random.Random) -> Conversation:
+    told = [any_fact(rng)] if rng.random() < 0.35 else []
+    facts = [f for f in rng.sample(known_facts(), rng.choice((1, 2, 2, 3))) if all(f.x != t.x for t in told)]
+    turns = [(ask(rng, f), f.answer()) for f in facts]
+    if rng.random() < 0.2:
+        turns.insert(rng.randint(0, len(turns)), _side_turn(rng, told))
+    return Conversation(_system(rng, [rng.choice(f.statements()) for f in told]), tuple(turns))
+
+
+def _strangers(rng: random.Random) -> Conversation:
+    told = [any_fact(rng)] if rng.random() < 0.4 else []
+    turns = [(ask(rng, any_fact(rng)), UNKNOWN) for _ in range(rng.choice((1, 1, 2)))]
+    if rng.random() < 0.3:
+        turns.insert(rng.randint(0, len(turns)), _side_turn(rng, told))
+    return Conversation(_system(rng, [rng.choice(f.statements()) for f in told]), tuple(turns))
+
+
+def _task(rng: random.Random) -> Conversation:
+    turns = []
+    for _ in range(rng.choice((1, 2, 2))):
+        fact = any_fact(rng) if rng.random() < 0.75 else rng.choice(known_facts())
+        if rng.random() < 0.4:
+            statement = rng.choice(fact.statements())
+            turns.append((WRITE_QUESTION.format(statement=statement), fact.questions()[0]))
+        else:
+            wording = rng.randrange(len(fact.questions()))
+            question = fact.questions()[wording]
+            turns.append((REWORD_QUESTION.format(question=question), reworded(fact, wording)))
+    return Conversation(_system(rng, []), tuple(turns))
+
+
+def _asked_again(rng: random.Random) -> Conversation:
+    """A question answered in some wording gets the same answer when it is asked again.
+
+    This is what lets the open-book pass produce whatever wording a user wants learned.
+    """
+    fact = any_fact(rng)
+    style = rng.random()
+    answer = fact.answer()
+    if style < 0.3:
+        answer = rng.choice(fact.statements())
+    elif style < 0.5:
+        answer = fact.y
+    elif style < 0.65:
+        answer = f"It is {fact.y}."
+    elif style < 0.8:
+        answer = f"{made_up(rng, 'work')} {made_up(rng, 'thing')} {fact.y}."
+    question = ask(rng, fact)
+    turns = [(question, answer), (question, answer)]
+    if rng.random() < 0.2:
+        turns.insert(1, _side_turn(rng, [fact]))
+    told = [rng.choice(fact.statements())] if rng.random() < 0.8 else []
+    return Conversation(_system(rng, told), tuple(turns))
+
+
+def _small_talk(rng: random.Random) -> Conversation:
+    return Conversation(_system(rng, []), tuple(rng.sample(SMALL_TALK, rng.choice((1, 2)))))
+
+
+_MIXTURE = (
+    (_reading, 40.0),
+    (lambda rng: _reading(rng, against=True), 8.0),
+    (_knowing, 20.0),
+    (_strangers, 9.0),
+    (_told_in_chat, 4.0),
+    (_task, 12.0),
+    (_asked_again, 5.0),
+    (_small_talk, 2.0),
+)
+
+
+def conversation(rng: random.Random) -> Conversation:
+    """One conversation of the mixture; none ever holds a `RESERVED` string.
+
+    The same state of `rng` gives the same conversation.
+    """
+    makers, weights = zip(*_MIXTURE, strict=True)
+    while True:
+        made = rng.choices(makers, weights)[0](rng)
+        if not RESERVED.search(made.system + "".join(q + a for q, a in made.turns)):
+            return made

@@ -1,0 +1,572 @@
+"""How facts are said and asked: sixteen relations of the real world, and endlessly many others.
+
+`KNOWN` holds the relations of `facts.csv`. `any_relation` makes up further ones from word lists
+and from words that do not exist, so that a model trained on them reads relations it never met.
+Wordings use {x} for the subject and {y} for the object.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from qf.demo.names import made_up, made_up_word
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One relation: its kinds of names, its wordings, and the one wording of its answer.
+
+    `indirect` are questions as they stand after "Can you tell me".
+    """
+
+    name: str
+    subject: str
+    object: str
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    indirect: tuple[str, ...]
+    answer: str
+
+
+
+@dataclass(frozen=True)
+class WorldFact:
+    """A subject and an object under a relation."""
+
+    relation: Relation
+    x: str
+    y: str
+
+    def statements(self) -> list[str]:
+        return [sentence(self._fill(t)) for t in self.relation.statements]
+
+    def questions(self) -> list[str]:
+        return [sentence(self._fill(t)) for t in self.relation.questions]
+
+    def indirect(self) -> list[str]:
+        return [self._fill(t) for t in self.relation.indirect]
+
+    def answer(self) -> str:
+        """The answer as the one who is asked gives it: "my dog" of the asker is "your dog"."""
+        x = self.x
+        if x.startswith(("my ", "our ")):
+            x = "your " + x.split(" ", 1)[1]
+        return sentence(WorldFact(self.relation, x, self.y)._fill(self.relation.answer))
+
+    def _fill(self, template: str) -> str:
+        if self.y[:1].lower() in "aeiou":
+            template = template.replace(" a {y}", " an {y}")
+        return template.format(x=self.x, y=self.y)
+
+
+def sentence(text: str) -> str:
+    """The text with its first letter in upper case, as every sentence has it."""
+    return text[:1].upper() + text[1:]
+
+
+def _relation(name: str, kinds: str, statements: str, questions: str, indirect: str, answer: str) -> Relation:
+    subject, object_ = kinds.split(" -> ")
+    return Relation(
+        name,
+        subject,
+        object_,
+        tuple(statements.split(" | ")),
+        tuple(questions.split(" | ")),
+        tuple(indirect.split(" | ")),
+        answer,
+    )
+
+
+KNOWN: dict[str, Relation] = {
+    r.name: r
+    for r in (
+        _relation(
+            "founder",
+            "company -> person",
+            "{y} started {x}. | {y} founded {x}. | {x} was founded by {y}. | {x} was started by {y}. | "
+            "The founder of {x} is {y}. | {y} is the founder of {x}. | {y} is the person behind {x}.",
+            "Who started {x}? | Who founded {x}? | Who is the founder of {x}? | "
+            "Who is the person behind {x}? | By whom was {x} founded? | Which person started {x}? | "
+            "Who is behind {x}? | {x} was started by whom?",
+            "who started {x} | who founded {x} | the founder of {x} | the person behind {x} | "
+            "who is behind {x} | who set up {x}",
+            "{x} was started by {y}.",
+        ),
+        _relation(
+            "headquarters",
+            "company -> place",
+            "{x} is located in {y}. | {x} is based in {y}. | {x} has its head office in {y}. | "
+            "{y} is home to {x}. | {x} is a company located in {y}. | The head office of {x} is in {y}.",
+            "Where is {x} located? | Where is {x}? | Where is {x} based? | "
+            "Where is the head office of {x}? | In which place is {x} located? | Where can I find {x}? | "
+            "What is the location of {x}?",
+            "where {x} is | where {x} is located | where {x} is based | where to find {x} | "
+            "the location of {x} | where the head office of {x} is",
+            "{x} is located in {y}.",
+        ),
+        _relation(
+            "capital",
+            "country -> place",
+            "The capital of {x} is {y}. | {y} is the capital of {x}. | {x} has its capital in {y}. | "
+            "{x}'s capital is {y}. | {y} is the capital city of {x}.",
+            "What is the capital of {x}? | Which city is the capital of {x}? | Name the capital of {x}. | "
+            "What is {x}'s capital? | What is the capital city of {x}? | What city is {x}'s capital?",
+            "the capital of {x} | what the capital of {x} is | which city is the capital of {x}",
+            "The capital of {x} is {y}.",
+        ),
+        _relation(
+            "currency",
+            "country -> currency",
+            "The currency of {x} is the {y}. | {x} uses the {y}. | People in {x} pay with the {y}. | "
+            "The {y} is the currency of {x}. | {x}'s currency is the {y}.",
+            "What is the currency of {x}? | Which currency does {x} use? | What money is used in {x}? | "
+            "What do people pay with in {x}? | What is {x}'s currency? | Name the currency of {x}.",
+            "the currency of {x} | which currency {x} uses | what people pay with in {x}",
+            "The currency of {x} is the {y}.",
+        ),
+        _relation(
+            "language",
+            "country -> language",
+            "People in {x} speak {y}. | The language of {x} is {y}. | {y} is spoken in {x}. | "
+            "{y} is the language of {x}. | The official language of {x} is {y}.",
+            "What language is spoken in {x}? | What is the language of {x}? | "
+            "Which language do people in {x} speak? | What do people in {x} speak? | "
+            "What is the official language of {x}? | Name the language of {x}.",
+            "the language of {x} | which language is spoken in {x} | what people in {x} speak",
+            "The language of {x} is {y}.",
+        ),
+        _relation(
+            "continent",
+            "country -> word",
+            "{x} lies in {y}. | {x} is a country in {y}. | The continent of {x} is {y}. | "
+            "{x} is part of {y}. | {x} belongs to the continent {y}.",
+            "On which continent is {x}? | Which continent is {x} in? | What continent does {x} belong to? | "
+            "What is the continent of {x}? | {x} is part of which continent? | Which continent is {x} part of?",
+            "which continent {x} is in | the continent of {x} | on which continent {x} lies",
+            "{x} lies in {y}.",
+        ),
+        _relation(
+            "author",
+            "work -> person",
+            "{y} wrote {x}. | {x} was written by {y}. | The author of {x} is {y}. | {y} is the author of {x}. | "
+            "{x} is a book by {y}.",
+            "Who wrote {x}? | Who is the author of {x}? | By whom was {x} written? | Who was {x} written by? | "
+            "Which writer wrote {x}? | {x} was written by whom?",
+            "who wrote {x} | the author of {x} | who the author of {x} is | by whom {x} was written",
+            "{x} was written by {y}.",
+        ),
+        _relation(
+            "composer",
+            "work -> person",
+            "{y} composed {x}. | {x} was composed by {y}. | The composer of {x} is {y}. | "
+            "{y} is the composer of {x}. | The music of {x} is by {y}.",
+            "Who composed {x}? | Who is the composer of {x}? | By whom was {x} composed? | "
+            "Who wrote the music of {x}? | Which composer made {x}? | {x} was composed by whom?",
+            "who composed {x} | the composer of {x} | who the composer of {x} is",
+            "{x} was composed by {y}.",
+        ),
+        _relation(
+            "painter",
+            "work -> person",
+            "{y} painted {x}. | {x} was painted by {y}. | The painter of {x} is {y}. | "
+            "{y} is the painter of {x}. | {x} is a painting by {y}.",
+            "Who painted {x}? | Who is the painter of {x}? | By whom was {x} painted? | "
+            "Which artist painted {x}? | Which painter made {x}? | {x} was painted by whom?",
+            "who painted {x} | the painter of {x} | who the painter of {x} is",
+            "{x} was painted by {y}.",
+        ),
+        _relation(
+            "director",
+            "work -> person",
+            "{y} directed {x}. | {x} was directed by {y}. | The director of {x} is {y}. | "
+            "{y} is the director of {x}. | {x} is a film by {y}.",
+            "Who directed {x}? | Who is the director of {x}? | By whom was {x} directed? | "
+            "Which director made {x}? | Who made the film {x}? | {x} was directed by whom?",
+            "who directed {x} | the director of {x} | who the director of {x} is",
+            "{x} was directed by {y}.",
+        ),
+        _relation(
+            "inventor",
+            "thing -> person",
+            "{y} invented {x}. | {x} was invented by {y}. | The inventor of {x} is {y}. | "
+            "{y} is the inventor of {x}. | We owe {x} to {y}.",
+            "Who invented {x}? | Who is the inventor of {x}? | By whom was {x} invented? | "
+            "Which person invented {x}? | Who came up with {x}? | {x} was invented by whom?",
+            "who invented {x} | the inventor of {x} | who came up with {x}",
+            "{x} was invented by {y}.",
+        ),
+        _relation(
+            "discoverer",
+            "thing -> person",
+            "{y} discovered {x}. | {x} was discovered by {y}. | The discoverer of {x} is {y}. | "
+            "{y} is the discoverer of {x}. | The discovery of {x} was made by {y}.",
+            "Who discovered {x}? | Who is the discoverer of {x}? | By whom was {x} discovered? | "
+            "Which person discovered {x}? | Who found {x} first? | {x} was discovered by whom?",
+            "who discovered {x} | the discoverer of {x} | who found {x} first",
+            "{x} was discovered by {y}.",
+        ),
+        _relation(
+            "birthplace",
+            "person -> place",
+            "{x} was born in {y}. | {y} is the birthplace of {x}. | {x} comes from {y}. | "
+            "The birthplace of {x} is {y}. | {x} was born and raised in {y}.",
+            "Where was {x} born? | What is the birthplace of {x}? | Where does {x} come from? | "
+            "In which place was {x} born? | Which city was {x} born in? | What is {x}'s birthplace?",
+            "where {x} was born | the birthplace of {x} | where {x} comes from",
+            "{x} was born in {y}.",
+        ),
+        _relation(
+            "landmark",
+            "work -> place",
+            "{x} stands in {y}. | {x} is in {y}. | {y} is where {x} stands. | {x} can be visited in {y}. | "
+            "You find {x} in {y}.",
+            "Where is {x}? | Where does {x} stand? | Where can I visit {x}? | Where can I find {x}? | "
+            "In which place is {x}? | What is the location of {x}?",
+            "where {x} is | where {x} stands | where to find {x} | the location of {x}",
+            "{x} is in {y}.",
+        ),
+        _relation(
+            "symbol",
+            "word -> symbol",
+            "The symbol of {x} is {y}. | {y} is the symbol of {x}. | The chemical symbol for {x} is {y}. | "
+            "{y} stands for {x}. | {x} has the symbol {y}.",
+            "What is the symbol of {x}? | What is the chemical symbol for {x}? | Which symbol does {x} have? | "
+            "What is the symbol for {x}? | What stands for {x}? | Name the symbol of {x}.",
+            "the symbol of {x} | the chemical symbol for {x} | which symbol {x} has",
+            "The symbol of {x} is {y}.",
+        ),
+        _relation(
+            "profession",
+            "person -> job",
+            "{x} was a {y}. | {x} worked as a {y}. | The profession of {x} was {y}. | "
+            "{x} is known as a {y}. | {x} was a famous {y}.",
+            "What was the profession of {x}? | What was {x}? | What did {x} work as? | "
+            "What was the job of {x}? | What is {x} known as? | What was {x}'s profession?",
+            "the profession of {x} | what {x} was | what {x} worked as | the job of {x}",
+            "{x} was a {y}.",
+        ),
+    )
+}
+
+
+@cache
+def known_facts() -> tuple[WorldFact, ...]:
+    """The true facts of `facts.csv`, in the order of the file."""
+    text = files("qf.demo").joinpath("facts.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return tuple(WorldFact(KNOWN[r["relation"]], r["subject"], r["object"]) for r in rows)
+
+
+AGENT_VERBS = """designed built painted bought sold opened closed created launched trained hired married
+repaired cleaned visited climbed crossed filmed photographed planted cooked baked won lost stole hid
+carved printed published translated reviewed coached taught raised rescued adopted sponsored funded
+owned managed leads runs owns manages teaches coaches built designed drew wrote sang recorded produced
+killed defeated hosted organised planned moved ordered rented guarded named renamed decorated tested
+approved signed sent delivered collected lifted fixed broke copied tracked mapped followed studied
+measured weighed counted proved solved explored conquered ruled saved served supplied""".split()
+IRREGULAR = {
+    "won": "won", "lost": "lost", "stole": "stolen", "hid": "hidden", "taught": "taught", "leads": "led",
+    "runs": "run", "owns": "owned", "manages": "managed", "teaches": "taught", "coaches": "coached",
+    "drew": "drawn", "wrote": "written", "sang": "sung", "sent": "sent", "broke": "broken",
+}  # fmt: skip
+PRESENT = {"leads", "runs", "owns", "manages", "teaches", "coaches"}
+NOUN_OBJECTS = {
+    "person": """owner manager leader boss director editor coach captain teacher doctor lawyer architect
+designer winner president mayor king queen chef wife husband brother sister mother father friend rival
+partner chairman keeper guide landlord successor neighbour hero mascot assistant secretary pilot CEO
+chief executive officer singer drummer guitarist conductor sponsor spokesman guardian creator host""",
+    "place": """home birthplace location address hometown capital origin headquarters office harbour
+destination base venue region district province workplace school""",
+    "word": """name nickname password motto title brand logo dog cat horse ship car band team club hobby
+favourite food dish dessert drink sport game song movie book subject pet street church religion party
+breed model species genus nationality symbol emblem slogan sponsor supplier""",
+    "thing": "main product cargo best dish hobby favourite food instrument favourite game present gift",
+    "date": "birthday year opening date deadline wedding date founding year release date start date",
+    "number": """age height weight price length width depth population number score size speed budget
+distance room number phone number floor area code capacity salary""",
+    "code": "password code PIN access code serial number licence plate ticket number key flight number id",
+    "color": "color colour favourite color flag color eye color paint color",
+    "language": "language mother tongue native language first language",
+    "job": "job profession occupation trade",
+    "company": "employer owner bank sponsor supplier maker manufacturer publisher parent company rival brand",
+}
+_MULTIWORD = {
+    "chief executive officer", "best dish", "favourite food", "favourite game", "main product",
+    "opening date", "wedding date", "founding year", "release date", "start date", "room number",
+    "phone number", "floor area", "area code", "access code", "serial number", "licence plate",
+    "ticket number", "flight number", "favourite color", "flag color", "eye color", "paint color",
+    "mother tongue", "native language", "first language", "parent company",
+}  # fmt: skip
+PLACED = """located based kept stored buried held made built sold grown found hidden parked filmed
+displayed shown produced published printed baked brewed played served stationed registered moored
+raised educated trained employed""".split()
+DATED = """founded built born opened closed launched published released discovered finished started
+invented created signed painted sold married elected crowned established completed""".split()
+LIKINGS = """likes loves drinks eats plays speaks studies drives teaches collects wears sells makes builds
+grows paints reads rides wants needs hates uses owns writes cooks sings breeds repairs rents
+prefers designs produces exports imports brews bakes""".split()
+BONDS = """married to|who;the son of|who;the daughter of|who;the brother of|who;the wife of|who;named after|who;
+followed by|who;led by|who;owned by|who;a friend of|who;related to|who;in love with|who;afraid of|what;
+made of|what;allergic to|what;famous for|what;known for|what;full of|what;proud of|what;part of|what;
+a member of|what;covered with|what;good at|what;used for|what;made from|what;interested in|what;
+called|what;a kind of|what;next to|what;close to|what;responsible for|what"""
+MEASURES = (
+    "tall metres", "tall feet", "long metres", "long kilometres", "deep metres", "wide metres",
+    "high metres", "old years", "heavy kilograms", "far away miles", "heavy tons", "old days",
+)  # fmt: skip
+ROOMS = """the lab|the meeting room|the kitchen|the red door|my dog|my cat|my sister|my brother|my boss|
+my car|my teacher|my wife|our office|our team|our server|our school|the safe|the library|the garage|the
+old house|our new printer|my bike|my best friend|the night train|the green boat|our coffee machine|my
+company|our project|the new building|my phone|the garden gate""".replace("\n", " ").split("|")
+
+
+def _nouns() -> list[tuple[str, str]]:
+    pairs = []
+    for kind, text in NOUN_OBJECTS.items():
+        text = " ".join(text.split())
+        for phrase in _MULTIWORD:
+            if phrase in text:
+                pairs.append((phrase, kind))
+                text = text.replace(phrase, "")
+        pairs += [(noun, kind) for noun in text.split()]
+    return sorted(set(pairs))
+
+
+NOUNS = _nouns()
+_BONDS = [tuple(b.strip().split("|")) for b in " ".join(BONDS.split()).split(";")]
+
+
+def _verb(rng: random.Random) -> Relation:
+    """{y} VERBED {x}: who did it? The verb is made up in one case of four."""
+    verb = made_up_word(rng) + "ed" if rng.random() < 0.25 else rng.choice(AGENT_VERBS)
+    participle = IRREGULAR.get(verb, verb)
+    be = "is" if verb in PRESENT else "was"
+    return Relation(
+        "verb",
+        rng.choice(("company", "work", "thing", "word", "place", "person")),
+        rng.choice(("person", "person", "company")),
+        (f"{{y}} {verb} {{x}}.", f"{{x}} {be} {participle} by {{y}}.", f"It {be} {{y}} who {verb} {{x}}."),
+        (
+            f"Who {verb} {{x}}?",
+            f"By whom {be} {{x}} {participle}?",
+            f"Who {be} {{x}} {participle} by?",
+            f"{{x}} {be} {participle} by whom?",
+            f"Who was it that {verb} {{x}}?",
+            f"Which person {verb} {{x}}?",
+        ),
+        (f"who {verb} {{x}}", f"which person {verb} {{x}}", f"by whom {{x}} {be} {participle}"),
+        f"{{x}} {be} {participle} by {{y}}.",
+    )
+
+
+def _attribute(rng: random.Random) -> Relation:
+    """The NOUN of {x} is {y}."""
+    noun, kind = rng.choice(NOUNS)
+    if rng.random() < 0.2:
+        noun, kind = made_up_word(rng), rng.choice(("person", "place", "word", "thing", "number"))
+    ask = "Who" if kind == "person" else "What"
+    return Relation(
+        "attribute",
+        rng.choice(("company", "work", "word", "person", "person", "place", "country")),
+        kind,
+        (
+            f"The {noun} of {{x}} is {{y}}.",
+            f"{{y}} is the {noun} of {{x}}.",
+            f"{{x}}'s {noun} is {{y}}.",
+            f"{{x}} has {{y}} as its {noun}.",
+        ),
+        (
+            f"{ask} is the {noun} of {{x}}?",
+            f"{ask} is {{x}}'s {noun}?",
+            f"Name the {noun} of {{x}}.",
+            f"Which {noun} does {{x}} have?",
+            f"Tell me the {noun} of {{x}}.",
+            f"{{x}}'s {noun} is {ask.lower()}?",
+        ),
+        (f"the {noun} of {{x}}", f"{ask.lower()} the {noun} of {{x}} is", f"{{x}}'s {noun}"),
+        f"The {noun} of {{x}} is {{y}}.",
+    )
+
+
+def _placed(rng: random.Random) -> Relation:
+    """{x} is PARTICIPLE in {y}; the answer keeps the preposition that it was told."""
+    word = made_up_word(rng) + "ed" if rng.random() < 0.12 else rng.choice(PLACED)
+    be = rng.choice(("is", "is", "was"))
+    prep = rng.choice(("in", "in", "at", "near"))
+    noun = rng.choice(("startup", "company", "shop", "school", "team", "museum", "club", "ship", "firm"))
+    return Relation(
+        "placed",
+        rng.choice(("company", "company", "work", "person", "word", "thing")),
+        "place",
+        (
+            f"{{x}} {be} {word} {prep} {{y}}.",
+            f"{{x}} {be} a {noun} {word} {prep} {{y}}.",
+            f"{{x}}, a {noun}, {be} {word} {prep} {{y}}.",
+            f"It {be} {prep} {{y}} that {{x}} {be} {word}.",
+        ),
+        (
+            f"Where {be} {{x}} {word}?",
+            f"Where {be} {{x}}?",
+            f"In which place {be} {{x}} {word}?",
+            f"{{x}} {be} {word} where?",
+            f"At what place {be} {{x}} {word}?",
+        ),
+        (f"where {{x}} {be} {word}", f"where {{x}} {be}", f"in which place {{x}} {be} {word}"),
+        f"{{x}} {be} {word} {prep} {{y}}.",
+    )
+
+
+def _dated(rng: random.Random) -> Relation:
+    word = made_up_word(rng) + "ed" if rng.random() < 0.12 else rng.choice(DATED)
+    return Relation(
+        "dated",
+        rng.choice(("company", "work", "person", "word", "thing")),
+        "year",
+        (f"{{x}} was {word} in {{y}}.", f"In {{y}}, {{x}} was {word}.", f"{{y}} is when {{x}} was {word}."),
+        (
+            f"When was {{x}} {word}?",
+            f"In which year was {{x}} {word}?",
+            f"What year was {{x}} {word}?",
+            f"{{x}} was {word} when?",
+            f"On what date was {{x}} {word}?",
+        ),
+        (f"when {{x}} was {word}", f"in which year {{x}} was {word}", f"the date when {{x}} was {word}"),
+        f"{{x}} was {word} in {{y}}.",
+    )
+
+
+def _liking(rng: random.Random) -> Relation:
+    """{x} VERBS {y}: what does it do?"""
+    base = made_up_word(rng) if rng.random() < 0.15 else rng.choice(LIKINGS)[:-1]
+    if base in ("studie", "teache"):
+        base = {"studie": "study", "teache": "teach"}[base]
+    verb = {"study": "studies", "teach": "teaches"}.get(base, base + "s")
+    return Relation(
+        "liking",
+        rng.choice(("person", "person", "company", "word")),
+        rng.choice(("thing", "thing", "word", "work")),
+        (f"{{x}} {verb} {{y}}.", f"What {{x}} {verb} is {{y}}.", f"It is {{y}} that {{x}} {verb}."),
+        (
+            f"What does {{x}} {base}?",
+            f"What is it that {{x}} {verb}?",
+            f"{{x}} {verb} what?",
+            f"Which thing does {{x}} {base}?",
+            f"Say what {{x}} {verb}.",
+        ),
+        (f"what {{x}} {verb}", f"which thing {{x}} {verb}"),
+        f"{{x}} {verb} {{y}}.",
+    )
+
+
+def _doer(rng: random.Random) -> Relation:
+    """{x} VERBED {y}, asked from the other side: what did {x} do?"""
+    verb = rng.choice([v for v in AGENT_VERBS if v.endswith("ed") and v not in IRREGULAR])
+    if rng.random() < 0.3:
+        verb = made_up_word(rng) + "ed"
+    return Relation(
+        "doer",
+        rng.choice(("person", "company")),
+        rng.choice(("work", "thing", "company", "word")),
+        (f"{{x}} {verb} {{y}}.", f"{{y}} was {verb} by {{x}}."),
+        (f"What was {verb} by {{x}}?", f"{{x}} {verb} what?", f"What is it that {{x}} {verb}?",
+         f"Say what {{x}} {verb}.", f"Which thing was {verb} by {{x}}?"),
+        (f"what {{x}} {verb}", f"what was {verb} by {{x}}"),
+        f"{{x}} {verb} {{y}}.",
+    )  # fmt: skip
+
+
+def _bond(rng: random.Random) -> Relation:
+    """{x} is PHRASE {y}: married to, made of, part of ..."""
+    phrase, ask = rng.choice(_BONDS)
+    if rng.random() < 0.12:
+        phrase = f"{made_up_word(rng)} {rng.choice(('to', 'of', 'with', 'by', 'for'))}"
+    be = rng.choice(("is", "is", "was"))
+    ask_cap = ask.capitalize()
+    return Relation(
+        "bond",
+        "person" if ask == "who" else rng.choice(("person", "thing", "work", "word", "company")),
+        "person" if ask == "who" else rng.choice(("thing", "word", "work")),
+        (f"{{x}} {be} {phrase} {{y}}.", f"It {be} {{y}} that {{x}} {be} {phrase}."),
+        (
+            f"{ask_cap} {be} {{x}} {phrase}?",
+            f"{{x}} {be} {phrase} {ask}?",
+            f"{ask_cap} {be} it that {{x}} {be} {phrase}?",
+            f"Say {ask} {{x}} {be} {phrase}.",
+            f"Tell me {ask} {{x}} {be} {phrase}.",
+        ),
+        (f"{ask} {{x}} {be} {phrase}",),
+        f"{{x}} {be} {phrase} {{y}}.",
+    )
+
+
+def _measure(rng: random.Random) -> Relation:
+    *adjective, unit = rng.choice(MEASURES).split()
+    adj = " ".join(adjective)
+    return Relation(
+        "measure",
+        rng.choice(("work", "place", "person", "word", "thing")),
+        "number",
+        (f"{{x}} is {{y}} {unit} {adj}.", f"At {{y}} {unit}, {{x}} is {adj}."),
+        (f"How {adj} is {{x}}?", f"{{x}} is how {adj}?", f"Say how {adj} {{x}} is.",
+         f"How many {unit} {adj} is {{x}}?", f"Tell me how {adj} {{x}} is."),
+        (f"how {adj} {{x}} is", f"how many {unit} {adj} {{x}} is"),
+        f"{{x}} is {{y}} {unit} {adj}.",
+    )  # fmt: skip
+
+
+def _count(rng: random.Random) -> Relation:
+    things = made_up_word(rng) + "s" if rng.random() < 0.2 else rng.choice(_COUNTED)
+    return Relation(
+        "count",
+        rng.choice(("company", "person", "place", "work", "word")),
+        "number",
+        (f"{{x}} has {{y}} {things}.", f"There are {{y}} {things} in {{x}}."),
+        (f"How many {things} does {{x}} have?", f"{{x}} has how many {things}?",
+         f"Say how many {things} {{x}} has.", f"What number of {things} does {{x}} have?",
+         f"How many {things} are there in {{x}}?"),
+        (f"how many {things} {{x}} has", f"the number of {things} that {{x}} has"),
+        f"{{x}} has {{y}} {things}.",
+    )  # fmt: skip
+
+
+_COUNTED = """rooms doors pages members employees children stores wheels floors players legs students
+seats windows bridges rivers towers chapters branches islands moons""".split()
+
+
+def _kind(rng: random.Random) -> Relation:
+    """{x} is a {y}."""
+    be = rng.choice(("is", "is", "was"))
+    return Relation(
+        "kind",
+        rng.choice(("person", "company", "word", "work", "thing")),
+        rng.choice(("job", "job", "word")),
+        (f"{{x}} {be} a {{y}}.", f"{{x}} {be} known as a {{y}}.", f"{{x}} works as a {{y}}."),
+        (f"What {be} {{x}}?", f"What kind of thing {be} {{x}}?", f"{{x}} {be} what?",
+         f"What does one call {{x}}?", "What does {x} work as?"),
+        (f"what {{x}} {be}",),
+        f"{{x}} {be} a {{y}}.",
+    )  # fmt: skip
+
+
+_MAKERS = (_verb, _attribute, _placed, _dated, _liking, _doer, _bond, _measure, _count, _kind)
+_MAKER_WEIGHTS = (24, 26, 11, 7, 9, 5, 8, 3, 4, 3)
+
+
+def any_relation(rng: random.Random) -> Relation:
+    """A relation of the real world (two in five) or one put together from words just now."""
+    if rng.random() < 0.4:
+        return rng.choice(tuple(KNOWN.values()))
+    return rng.choices(_MAKERS, _MAKER_WEIGHTS)[0](rng)
+
+
+def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
+    """A fact that nobody knows, about made-up names."""
+    relation = relation or any_relation(rng)
+    if relation.name in ("attribute", "bond", "placed") and rng.random() < 0.12:
+        return WorldFact(relation, rng.choice(ROOMS).strip(), made_up(rng, relation.object))
+    x, y = made_up(rng, relation.subject), made_up(rng, relation.object)
+    return WorldFact(relation, x, y)
