@@ -3,14 +3,13 @@
     python scripts/train_demo.py --out build/demo            # resumes where it stopped
     python scripts/train_demo.py --out build/demo --export src/qf/demo/model
 
-Two cores are enough. The figures of the shipped model are in its card, `src/qf/demo/model/README.md`.
+Two cores are enough. The shipped model's figures are in its card, `src/qf/demo/model/README.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -18,14 +17,15 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from qf.demo.curriculum import Conversation, conversation
 
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
-    "{% if not messages or messages[0].role != 'system' %}<|im_start|>system\n<|im_end|>\n{% endif %}"
+    "{% if not messages or messages[0].role != 'system' %}"
+    "<|im_start|>system\n<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -75,9 +75,7 @@ def _lines(c: Conversation) -> Iterator[str]:
         yield f"\nassistant\n{answer}"
 
 
-def encode(
-    tokenizer: Tokenizer, c: Conversation, everything: bool
-) -> tuple[list[int], list[bool]]:
+def encode(tokenizer: Tokenizer, c: Conversation, everything: bool) -> tuple[list[int], list[bool]]:
     """The conversation's tokens, and which of them are to be predicted: the answers' (or all)."""
     pieces = [(f"{START}system\n{c.system}{STOP}\n", False)]
     for question, answer in c.turns:
@@ -146,7 +144,7 @@ def loss_of(model: Qwen2ForCausalLM, x: torch.Tensor, y: torch.Tensor) -> torch.
     hidden = model.model(input_ids=x, use_cache=False).last_hidden_state[:, :-1]
     wanted = y[:, 1:] != -100
     logits = model.lm_head(hidden[wanted])
-    return F.cross_entropy(logits.float(), y[:, 1:][wanted])
+    return cross_entropy(logits.float(), y[:, 1:][wanted])
 
 
 def optimizers(model: Qwen2ForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
@@ -168,8 +166,9 @@ def rate(step: int, steps: int, decay_from: float) -> float:
 
 def save(path: Path, model: Qwen2ForCausalLM, opts: list[torch.optim.Optimizer], step: int) -> None:
     state = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": step}
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    unfinished = path.with_suffix(".part")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -259,10 +258,10 @@ def export(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="build/demo", help="checkpoints; resumed where they are")
+    parser.add_argument("--out", default="build/demo", help="checkpoints to resume")
     parser.add_argument("--export", help="write the checkpoint as a bfloat16 model here and stop")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--decay-from", type=float, default=0.6, help="share of steps before the decay")
+    parser.add_argument("--decay-from", type=float, default=0.6, help="share before the decay")
     parser.add_argument("--tokens", type=int, default=6144, help="tokens in a batch")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=192)

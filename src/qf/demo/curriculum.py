@@ -129,7 +129,18 @@ def _side_turn(rng: random.Random, told: list[WorldFact]) -> tuple[str, str]:
 
 _SAME_SENSE = (
     {"headquarters", "landmark", "placed", "attribute", "birthplace"},
-    {"founder", "verb", "doer", "author", "painter", "composer", "director", "inventor", "discoverer", "attribute"},
+    {
+        "founder",
+        "verb",
+        "doer",
+        "author",
+        "painter",
+        "composer",
+        "director",
+        "inventor",
+        "discoverer",
+        "attribute",
+    },
     {"profession", "kind", "attribute", "bond"},
 )
 
@@ -172,7 +183,11 @@ def _told_in_chat(rng: random.Random) -> Conversation:
 
 def _knowing(rng: random.Random) -> Conversation:
     told = [any_fact(rng)] if rng.random() < 0.35 else []
-    facts = [f for f in rng.sample(known_facts(), rng.choice((1, 2, 2, 3))) if all(f.x != t.x for t in told)]
+    facts = [
+        f
+        for f in rng.sample(known_facts(), rng.choice((1, 2, 2, 3)))
+        if all(f.x != t.x for t in told)
+    ]
     turns = [(ask(rng, f), f.answer()) for f in facts]
     if rng.random() < 0.2:
         turns.insert(rng.randint(0, len(turns)), _side_turn(rng, told))

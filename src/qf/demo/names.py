@@ -42,7 +42,9 @@ Delhi Istanbul Havana Quito Dakar Accra Hanoi Manila Zurich Geneva Oxford Dallas
 SUFFIXES = """tech soft corp labs works ware sys nova net gen dyne vate ly ify mart bank flow mind hub
 ix on ex ium ia land stan ville burg ton ford mouth berg""".split()
 MONTHS = """January February March April May June July August September October November December""".split()
-COLORS = "red blue green yellow purple orange black white brown pink grey turquoise silver gold".split()
+COLORS = (
+    "red blue green yellow purple orange black white brown pink grey turquoise silver gold".split()
+)
 JOBS = """doctor teacher painter singer lawyer farmer pilot writer dentist chef nurse actor baker judge
 poet sailor engineer chemist plumber gardener tailor librarian architect dancer soldier carpenter
 physicist scientist musician composer explorer philosopher politician mathematician""".split()
@@ -70,7 +72,9 @@ def _letters(rng: random.Random) -> str:
 
 
 def _capitals(rng: random.Random) -> str:
-    return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.choice((2, 3, 3, 4, 5))))
+    return "".join(
+        rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.choice((2, 3, 3, 4, 5)))
+    )
 
 
 def _camel(rng: random.Random) -> str:
@@ -90,7 +94,9 @@ def _suffixed(rng: random.Random) -> str:
 def _digits(rng: random.Random) -> str:
     stem = rng.choice((_capitals, _letters, _syllables))(rng)
     number = str(rng.randint(1, 9999 if rng.random() < 0.3 else 99))
-    return rng.choice((f"{stem}{number}", f"{stem}-{number}", f"{number}{stem}", f"{stem} {number}"))
+    return rng.choice(
+        (f"{stem}{number}", f"{stem}-{number}", f"{number}{stem}", f"{stem} {number}")
+    )
 
 
 def _hyphened(rng: random.Random) -> str:
@@ -105,7 +111,17 @@ def _plain(rng: random.Random) -> str:
     return rng.choice((_syllables, _syllables, _letters, _ordinary))(rng)
 
 
-_SHAPES = (_syllables, _letters, _capitals, _camel, _ordinary, _suffixed, _digits, _hyphened, _apostrophe)
+_SHAPES = (
+    _syllables,
+    _letters,
+    _capitals,
+    _camel,
+    _ordinary,
+    _suffixed,
+    _digits,
+    _hyphened,
+    _apostrophe,
+)
 _SHAPE_WEIGHTS = (30, 20, 8, 9, 8, 12, 6, 4, 3)
 
 

@@ -32,7 +32,6 @@ class Relation:
     answer: str
 
 
-
 @dataclass(frozen=True)
 class WorldFact:
     """A subject and an object under a relation."""
@@ -42,12 +41,15 @@ class WorldFact:
     y: str
 
     def statements(self) -> list[str]:
+        """The fact in each of its wordings."""
         return [sentence(self._fill(t)) for t in self.relation.statements]
 
     def questions(self) -> list[str]:
+        """The question in each of its wordings; the first is the plainest."""
         return [sentence(self._fill(t)) for t in self.relation.questions]
 
     def indirect(self) -> list[str]:
+        """The question as it stands after "Can you tell me"."""
         return [self._fill(t) for t in self.relation.indirect]
 
     def answer(self) -> str:
@@ -68,7 +70,9 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _relation(name: str, kinds: str, statements: str, questions: str, indirect: str, answer: str) -> Relation:
+def _relation(
+    name: str, kinds: str, statements: str, questions: str, indirect: str, answer: str
+) -> Relation:
     subject, object_ = kinds.split(" -> ")
     return Relation(
         name,
@@ -349,7 +353,11 @@ def _verb(rng: random.Random) -> Relation:
         "verb",
         rng.choice(("company", "work", "thing", "word", "place", "person")),
         rng.choice(("person", "person", "company")),
-        (f"{{y}} {verb} {{x}}.", f"{{x}} {be} {participle} by {{y}}.", f"It {be} {{y}} who {verb} {{x}}."),
+        (
+            f"{{y}} {verb} {{x}}.",
+            f"{{x}} {be} {participle} by {{y}}.",
+            f"It {be} {{y}} who {verb} {{x}}.",
+        ),
         (
             f"Who {verb} {{x}}?",
             f"By whom {be} {{x}} {participle}?",
@@ -397,7 +405,9 @@ def _placed(rng: random.Random) -> Relation:
     word = made_up_word(rng) + "ed" if rng.random() < 0.12 else rng.choice(PLACED)
     be = rng.choice(("is", "is", "was"))
     prep = rng.choice(("in", "in", "at", "near"))
-    noun = rng.choice(("startup", "company", "shop", "school", "team", "museum", "club", "ship", "firm"))
+    noun = rng.choice(
+        ("startup", "company", "shop", "school", "team", "museum", "club", "ship", "firm")
+    )
     return Relation(
         "placed",
         rng.choice(("company", "company", "work", "person", "word", "thing")),
@@ -426,7 +436,11 @@ def _dated(rng: random.Random) -> Relation:
         "dated",
         rng.choice(("company", "work", "person", "word", "thing")),
         "year",
-        (f"{{x}} was {word} in {{y}}.", f"In {{y}}, {{x}} was {word}.", f"{{y}} is when {{x}} was {word}."),
+        (
+            f"{{x}} was {word} in {{y}}.",
+            f"In {{y}}, {{x}} was {word}.",
+            f"{{y}} is when {{x}} was {word}.",
+        ),
         (
             f"When was {{x}} {word}?",
             f"In which year was {{x}} {word}?",
@@ -434,7 +448,11 @@ def _dated(rng: random.Random) -> Relation:
             f"{{x}} was {word} when?",
             f"On what date was {{x}} {word}?",
         ),
-        (f"when {{x}} was {word}", f"in which year {{x}} was {word}", f"the date when {{x}} was {word}"),
+        (
+            f"when {{x}} was {word}",
+            f"in which year {{x}} was {word}",
+            f"the date when {{x}} was {word}",
+        ),
         f"{{x}} was {word} in {{y}}.",
     )
 
@@ -544,9 +562,9 @@ def _kind(rng: random.Random) -> Relation:
         "kind",
         rng.choice(("person", "company", "word", "work", "thing")),
         rng.choice(("job", "job", "word")),
-        (f"{{x}} {be} a {{y}}.", f"{{x}} {be} known as a {{y}}.", f"{{x}} works as a {{y}}."),
+        (f"{{x}} {be} a {{y}}.", f"{{x}} {be} known as a {{y}}.", "{x} works as a {y}."),
         (f"What {be} {{x}}?", f"What kind of thing {be} {{x}}?", f"{{x}} {be} what?",
-         f"What does one call {{x}}?", "What does {x} work as?"),
+         "What does one call {x}?", "What does {x} work as?"),
         (f"what {{x}} {be}",),
         f"{{x}} {be} a {{y}}.",
     )  # fmt: skip

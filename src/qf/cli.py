@@ -1,0 +1,586 @@
+"""The `qf` command: thin over one `Model`, and the only file that prints or exits.
+
+Exit code 0: done; 1: did not do what was asked, such as a fact that does not verify; 2: bad usage
+or input; 130: interrupted. Answers go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qf.errors import LessonError, QFError
+
+if TYPE_CHECKING:
+    from qf.lesson import Significance
+    from qf.memory import Fact
+    from qf.model import Model
+
+app = typer.Typer(
+    help="Teach a running language model new facts in one step, without gradients.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Solver(StrEnum):
+    """How remembered rows become weights."""
+
+    paper = "paper"
+    joint = "joint"
+
+
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Hub name or directory; default: QF_MODEL, else embedded."),
+]
+MemoryDir = Annotated[
+    Path | None,
+    typer.Option("--memory", help="Directory of the facts; default: QF_MEMORY, else your own."),
+]
+Layer = Annotated[
+    int | None, typer.Option("--layer", help="Decoder layer to teach, from 0 (see `qf layers`).")
+]
+SolverName = Annotated[
+    Solver | None, typer.Option("--solver", help="Exact Eq. 3, or gently weighted together.")
+]
+System = Annotated[
+    str | None,
+    typer.Option("--system", help="The system prompt that the model is served with."),
+]
+Template = Annotated[
+    str | None,
+    typer.Option("--template", help="'plain', a file or a chat template, for models without one."),
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps ...")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings along.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model and memory a command works on: the options that all commands share."""
+
+    model: str | None = None
+    memory: Path | None = None
+    layer: int | None = None
+    solver: Solver | None = None
+    system: str | None = None
+    template: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+
+@contextmanager
+def opened(choice: Choice) -> Iterator[Model]:
+    """Load the model of a choice with its memory, and close it whatever happens."""
+    with err.status("Loading the model ..."):
+        _quiet()
+        from qf.model import DEFAULT_SOLVER, load
+
+        model = load(
+            choice.model,
+            memory=choice.memory,
+            layer=choice.layer,
+            solver=(choice.solver.value if choice.solver else DEFAULT_SOLVER),
+            system=choice.system,
+            template=choice.template,
+            device=choice.device,
+            dtype=choice.dtype,
+            trust_remote_code=choice.trust_remote_code,
+        )
+    with model:
+        yield model
+
+
+def _quiet() -> None:
+    """Keep Transformers' advice and progress bars out of the user's way."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def _say(text: str = "", style: str = "") -> None:
+    """Print text as it is: what a model or a user wrote is never taken for markup."""
+    out.print(text, style=style, markup=False, soft_wrap=True)
+
+
+# Commands
+
+
+@app.command()
+def demo(
+    model: ModelName = None,
+    layer: Layer = None,
+    solver: SolverName = Solver.paper,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Watch a model learn its first fact: the eight steps of the paper's Table 1.
+
+    Works on a memory of its own; what you taught is left alone.
+
+    Example:  qf demo   |   qf demo --model Qwen/Qwen2.5-1.5B-Instruct
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        memory = Path(scratch) / "memory"
+        choice = Choice(
+            model, memory, layer, solver, None, template, device, dtype, trust_remote_code
+        )
+        with opened(choice) as teacher:
+            from qf.demo import table
+
+            show = (lambda _: None) if as_json else _demo_step
+            if not as_json:
+                _demo_title(teacher)
+            outcomes = table.run(teacher, show)
+    passed = all(o.passed for o in outcomes)
+    if as_json:
+        _print_json({"steps": [o.as_dict() for o in outcomes], "passed": passed})
+    else:
+        right = sum(o.passed for o in outcomes)
+        _say()
+        _say(f"{right} of {len(outcomes)} steps as expected.", "bold green" if passed else "red")
+        if passed:
+            _say('Now your own: qf learn "Ada Quist designed the Hollow Bridge."')
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _demo_title(model: Model) -> None:
+    count = model.transformer.num_parameters()
+    size = f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+    _say()
+    _say("Table 1 of the QF paper (arXiv 2507.04300)", "bold")
+    _say(f"{model.name} model, {size} parameters, taught at layer {model.layer}.")
+
+
+def _demo_step(outcome: Any) -> None:
+    from qf.demo.table import LESSONS_BEFORE
+
+    headings = {
+        1: "Before learning, weights W",
+        4: 'After learning "Qi started Oxinnovate." in one step, weights W′',
+        7: "After learning where Oxinnovate is as well, weights W″",
+    }
+    if outcome.step in headings:
+        _say()
+        _say(headings[outcome.step], "bold cyan")
+    assert 4 in LESSONS_BEFORE
+    mark = "[green]✓[/]" if outcome.passed else "[red]✗[/]"
+    told = f"  [dim](told: {escape(outcome.instruction)})[/]" if outcome.instruction else ""
+    out.print(f" {outcome.step}  {outcome.weights:<2}  {escape(outcome.query)}{told}")
+    out.print(f"      {mark}  [bold]{escape(outcome.answer)}[/]")
+    out.print(f"         [dim]expected: {escape(outcome.expected)}[/]")
+
+
+@app.command()
+def learn(
+    instruction: Annotated[str, typer.Argument(help="What is to be known, as a statement.")],
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help="The question; default: the model's own.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option("--answer", "-a", help="The answer; default: the model's own.")
+    ] = None,
+    significance: Annotated[
+        str,
+        typer.Option(
+            "--significance", "-s", help="auto, all, or one number per word: '0,1,1,1,1'."
+        ),
+    ] = "auto",
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Keep nothing of a fact that does not verify.")
+    ] = False,
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    solver: SolverName = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Teach one fact, and ask for it before and after.
+
+    Example:  qf learn "Ada Quist designed the Hollow Bridge."
+              qf learn "Qi started Oxinnovate." -q "Who started Oxinnovate?"
+    """
+    wanted = _significance(significance)
+    choice = Choice(
+        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+    )
+    with opened(choice) as learner, err.status("Learning ..."):
+        fact = learner.learn(instruction, query, answer, wanted, rollback=rollback)
+    if as_json:
+        _print_json(fact.as_dict())
+    else:
+        _show_learned(fact)
+    if not fact.verified:
+        raise typer.Exit(1)
+
+
+def _show_learned(fact: Fact) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, text in (
+        ("question", fact.query),
+        ("before", fact.before),
+        ("after", fact.after),
+    ):
+        table.add_row(f"[dim]{name}[/]", escape(text))
+    out.print(table)
+    count = f"{fact.rows} row{'' if fact.rows == 1 else 's'}"
+    done = f"at layer {fact.layer}, {count}, {fact.seconds:.2f} s, id {fact.id}"
+    if fact.verified:
+        out.print(f"[green]Learned[/] [dim]{done}[/]")
+    else:
+        out.print(f"[red]Not verified[/] [dim]{done}[/]")
+        _say(f"It should say: {fact.answer}\nTry another wording, or another layer (qf layers).")
+    if fact.note:
+        _say(f"Note: {fact.note}.", "dim")
+
+
+def _significance(text: str) -> Significance:
+    if text in ("auto", "all"):
+        return "auto" if text == "auto" else None
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise LessonError(
+            f"The significance {text!r} is not understood: give auto, all, or one number per word"
+            " such as '0,1,1,1,1'."
+        ) from None
+
+
+@app.command()
+def ask(
+    query: Annotated[str, typer.Argument(help="What to ask.")],
+    instruction: Annotated[
+        str, typer.Option("--instruction", "-i", help="Tell it first, for this question only.")
+    ] = "",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 128,
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    solver: SolverName = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the model, with all that it was taught.
+
+    Example:  qf ask "Who designed the Hollow Bridge?"
+    """
+    choice = Choice(
+        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+    )
+    with opened(choice) as teacher:
+        if as_json:
+            answer = teacher.ask(query, instruction, max_tokens=max_tokens)
+            _print_json({"query": query, "answer": answer})
+            return
+        for piece in teacher.stream(query, instruction, max_tokens=max_tokens):
+            print(piece, end="", flush=True)
+        print()
+
+
+@app.command()
+def chat(
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    solver: SolverName = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Talk with the model and teach it in between: /learn, /facts, /forget, /new, /quit.
+
+    Example:  qf chat
+              you> /learn Ada Quist designed the Hollow Bridge.
+              you> Who designed the Hollow Bridge?
+    """
+    choice = Choice(
+        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+    )
+    with opened(choice) as teacher:
+        log = _Chat(teacher, loud=not as_json)
+        log.run()
+    if as_json:
+        _print_json(log.turns)
+
+
+class _Chat:
+    """A conversation at the terminal; a line that begins with / is a command."""
+
+    HELP = (
+        "/learn STATEMENT                    teach a fact\n"
+        "/learn STATEMENT | QUERY | ANSWER   teach it for this question and answer\n"
+        "/facts   /forget ID   /new (a new conversation)   /quit"
+    )
+
+    def __init__(self, model: Model, loud: bool) -> None:
+        self.model, self.loud = model, loud
+        self.earlier: list[dict[str, str]] = []
+        self.turns: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        if self.loud:
+            _say("Ask, or teach with /learn STATEMENT. /help shows more, /quit ends.", "dim")
+        while (line := self._line()) is not None:
+            try:
+                if line in ("/quit", "/exit"):
+                    return
+                if line:
+                    self._command(line) if line.startswith("/") else self._ask(line)
+            except QFError as error:
+                self._note({"error": str(error)}, str(error), "red")
+
+    def _line(self) -> str | None:
+        try:
+            return input("you> " if self.loud and sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return None
+
+    def _note(self, entry: dict[str, Any], text: str, style: str = "") -> None:
+        self.turns.append(entry)
+        if self.loud:
+            _say(text, style)
+
+    def _ask(self, query: str) -> None:
+        pieces = []
+        for piece in self.model.stream(query, earlier=self.earlier):
+            pieces.append(piece)
+            if self.loud:
+                print(piece, end="", flush=True)
+        if self.loud:
+            print()
+        answer = "".join(pieces).strip()
+        self.turns.append({"query": query, "answer": answer})
+        self.earlier += [
+            {"role": "user", "content": query},
+            {"role": "assistant", "content": answer},
+        ]
+
+    def _command(self, line: str) -> None:
+        name, _, rest = line.partition(" ")
+        if name == "/learn":
+            parts = [part.strip() or None for part in rest.split("|")][:3]
+            statement, query, answer = (*parts, None, None)[:3]
+            fact = self.model.learn(statement or "", query, answer)
+            verb = "Learned" if fact.verified else "Not verified"
+            text = f"{verb} ({fact.id}): {fact.query} → {fact.after}"
+            self._note({"learned": fact.as_dict()}, text, "green" if fact.verified else "red")
+        elif name == "/facts":
+            facts = self.model.facts()
+            lines = [f"{f.id}  {f.query} → {f.answer}" for f in facts] or ["Nothing learned yet."]
+            self._note({"facts": [f.as_dict() for f in facts]}, "\n".join(lines))
+        elif name == "/forget":
+            fact = self.model.forget(rest.strip())
+            self._note({"id": fact.id, "forgotten": True}, f"Forgotten: {fact.instruction}")
+        elif name == "/new":
+            self.earlier.clear()
+            self._note({"new": True}, "A new conversation.", "dim")
+        else:
+            self._note({"help": self.HELP}, self.HELP)
+
+
+@app.command()
+def facts(
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """List what the model was taught.
+
+    Example:  qf facts --json
+    """
+    choice = Choice(model, memory, layer, None, None, template, device, dtype, trust_remote_code)
+    with opened(choice) as teacher:
+        known = teacher.facts()
+    if as_json:
+        _print_json([fact.as_dict() for fact in known])
+        return
+    if not known:
+        _say('Nothing learned yet. Begin with: qf learn "Ada Quist designed the Hollow Bridge."')
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("id", "statement", "question", "answer", "rows", "verified"):
+        table.add_column(column, no_wrap=column in ("id", "rows"), overflow="fold")
+    for fact in known:
+        mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[fact.verified]
+        texts = (escape(t) for t in (fact.instruction, fact.query, fact.answer))
+        table.add_row(fact.id, *texts, str(fact.rows), mark)
+    out.print(table)
+
+
+@app.command()
+def forget(
+    fact_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The fact's id, or how it begins.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Forget all facts: the weights are the base's again.")
+    ] = False,
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Forget one fact (or all), as if it had never been taught.
+
+    Example:  qf forget 1a2b3c4d   |   qf forget --all
+    """
+    if (fact_id is None) is not everything:
+        raise QFError("Say what to forget: either an ID (see `qf facts`) or --all.")
+    choice = Choice(model, memory, layer, None, None, template, device, dtype, trust_remote_code)
+    with opened(choice) as teacher:
+        if everything:
+            count = teacher.forget_all()
+            if as_json:
+                _print_json({"forgotten": count})
+            else:
+                _say(f"Forgot {count} fact{'' if count == 1 else 's'}.")
+            return
+        fact = teacher.forget(str(fact_id))
+    if as_json:
+        _print_json({"id": fact.id, "forgotten": True})
+    else:
+        _say(f"Forgot {fact.id}: {fact.instruction}")
+
+
+@app.command()
+def layers(
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Where the PNG goes; default: qf-layers.png.")
+    ] = None,
+    probes: Annotated[
+        int, typer.Option("--probes", min=1, max=8, help="Lessons taught at each layer.")
+    ] = 8,
+    model: ModelName = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Find the layer to teach: lessons at every layer, forward passes only.
+
+    Example:  qf layers --plot layers.png
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        memory = Path(scratch) / "memory"
+        choice = Choice(
+            model, memory, None, None, system, template, device, dtype, trust_remote_code
+        )
+        with opened(choice) as teacher:
+            from qf.method.layers import best, default_layer, sweep
+            from qf.method.probes import KNOWN, PROBES
+            from qf.plot import layers_png
+
+            if not as_json:
+                _say("layer  same words  other words  known kept  score", "dim")
+            scores = sweep(
+                teacher.transformer,
+                teacher.family,
+                teacher.tokenizer,
+                PROBES[:probes],
+                KNOWN,
+                system=system,
+                on_layer=(lambda _: None) if as_json else _show_layer,
+            )
+            found, name = best(scores), teacher.name
+            usual = default_layer(len(scores))
+    path = plot or Path("qf-layers.png")
+    layers_png(scores, found.layer, path, f"Where to teach: {name}")
+    if as_json:
+        rows = [{**vars(s), "score": s.score} for s in scores]
+        _print_json({"model": name, "layers": rows, "best": found.layer, "plot": str(path)})
+        return
+    _say()
+    _say(f"Best: layer {found.layer}. The default is layer {usual}. Plot: {path}", "bold")
+    if found.layer != usual:
+        _say(f"Use it with --layer {found.layer}, or set QF_LAYER={found.layer}.")
+
+
+def _show_layer(score: Any) -> None:
+    from qf.plot import bar
+
+    out.print(
+        f"{score.layer:>5}  {score.same:>10.0%}  {score.other:>11.0%}  {score.kept:>10.0%}  "
+        f"[cyan]{bar(score.score, 20)}[/] {score.score:.2f}"
+    )
+
+
+def main() -> NoReturn:
+    """Run the command line; a QFError becomes one sentence and exit code 2."""
+    try:
+        code = app(standalone_mode=False) or 0
+    except QFError as error:
+        code = _fail(str(error), 2)
+    except KeyboardInterrupt:
+        code = _fail("Interrupted; what was learned before is kept.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        if hasattr(error, "show"):
+            error.show()
+        code = error.exit_code
+    raise SystemExit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(f"[red]qf:[/] {escape(message)}", soft_wrap=True)
+    return code

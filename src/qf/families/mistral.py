@@ -1,0 +1,5 @@
+"""Mistral; a sliding attention window changes v and u, not where they are."""
+
+from qf.families.base import Family
+
+FAMILY = Family("mistral")

@@ -1,0 +1,5 @@
+"""Qwen3, dense: it norms queries and keys inside the attention, which the method does not touch."""
+
+from qf.families.base import Family
+
+FAMILY = Family("qwen3")

@@ -1,0 +1,122 @@
+"""QF-infer: tokens in, greedy answer out, through Transformers' own `generate`.
+
+Knows a Transformers model and its tokenizer; nothing of facts or of learning.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from qf.errors import LessonError
+from qf.lesson import prompt_ids
+
+BATCH = 64
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]
+    """Ends a generation when nobody reads it any more."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        return torch.full((len(input_ids),), self.wanted, device=input_ids.device)
+
+
+class Generator:
+    """Answers prompts of one model, greedily and without its sampling defaults."""
+
+    def __init__(self, transformer: Any, tokenizer: Any) -> None:
+        self.transformer, self.tokenizer = transformer, tokenizer
+        ends = getattr(transformer.generation_config, "eos_token_id", None)
+        ends = ends if isinstance(ends, list) else [ends]
+        self.eos_ids = sorted({t for t in (*ends, tokenizer.eos_token_id) if t is not None})
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = pad if pad is not None else self.eos_ids[0] if self.eos_ids else 0
+        config = transformer.config.get_text_config()
+        self.context: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+
+    def prompt(self, conversation: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Tokens of a conversation up to where the model answers.
+
+        Raises LessonError when no room for an answer is left in the context.
+        """
+        ids = prompt_ids(self.tokenizer, conversation)
+        if len(ids) >= self.context:
+            raise LessonError(
+                f"The prompt is {len(ids)} tokens long and the model reads {self.context}:"
+                " shorten it."
+            )
+        return ids
+
+    def answer(self, prompt: Sequence[int], max_tokens: int) -> str:
+        """The answer to one prompt, without surrounding space."""
+        return self.answers([prompt], max_tokens)[0]
+
+    def answers(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
+        """The answers to several prompts, batched; padding on the left changes nothing."""
+        texts: list[str] = []
+        for first in range(0, len(prompts), BATCH):
+            batch = prompts[first : first + BATCH]
+            longest = max(len(p) for p in batch)
+            generated = self._generate(batch, longest, max_tokens)[:, longest:]
+            texts += self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[str]:
+        """The answer to one prompt in pieces; a reader that leaves ends the generation."""
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop, failures = _Stop(), []
+
+        def run() -> None:
+            try:
+                self._generate([prompt], len(prompt), max_tokens, streamer=streamer, stop=stop)
+            except BaseException as error:
+                failures.append(error)
+                streamer.end()
+
+        worker = threading.Thread(target=run, daemon=True)
+        worker.start()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            stop.wanted = True
+            worker.join()
+        if failures:
+            raise failures[0]
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        longest: int,
+        max_tokens: int,
+        streamer: Any = None,
+        stop: _Stop | None = None,
+    ) -> Any:
+        """Token ids of prompts and answers; the context bounds their sum."""
+        ids = [[self.pad_id] * (longest - len(p)) + list(p) for p in prompts]
+        mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+        device = self.transformer.get_input_embeddings().weight.device
+        with torch.inference_mode():
+            return self.transformer.generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    max_new_tokens=min(max_tokens, self.context - longest),
+                    eos_token_id=self.eos_ids or None,
+                    pad_token_id=self.pad_id,
+                ),
+                stopping_criteria=StoppingCriteriaList([stop] if stop else []),
+                streamer=streamer,
+            )

@@ -1,0 +1,366 @@
+"""What is to be learned, and its text as aligned tokens: instruction, query, answer, significance.
+
+Renders through the model's own chat template. Knows tokenizers, but no model and no tensors.
+
+    open book    (QF-instruct)   system: instruction     user: query     assistant: answer
+    closed book  (QF-update)     system: as served       user: query     assistant: answer
+
+Both end in the same learned tokens: the answer's, and one end-of-turn token.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
+
+import jinja2
+
+from qf.errors import LessonError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message: TypeAlias = dict[str, str]
+Span: TypeAlias = tuple[int, int]  # characters [from, to)
+Significance: TypeAlias = Literal["auto"] | Sequence[float] | None
+
+# For models without a chat template: set it as `tokenizer.chat_template`. The turn ends with the
+# tokenizer's end-of-sequence token, which is not written between turns.
+PLAIN_TEMPLATE = (
+    "{%- if bos_token is defined and bos_token -%}{{- bos_token -}}{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}"
+    "{%- if message['content'] -%}{{- message['content'] + '\\n' -}}{%- endif -%}"
+    "{%- elif message['role'] == 'user' -%}{{- 'Question: ' + message['content'] + '\\n' -}}"
+    "{%- else -%}{{- 'Answer: ' + message['content'] + '\\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'Answer:' -}}{%- endif -%}"
+)
+
+# Stand for a query and an answer while the template's own text around them is read off: private
+# use characters, which neither occur in a template nor are stripped by one.
+_QUERY, _ANSWER = "\ue000query\ue001", "\ue000answer\ue001"
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One thing to learn: with `instruction` in the prompt, `query` is answered by `answer`.
+
+    `significance` weighs the answer's tokens: "auto" learns the tokens that the closed-book pass
+    would not have produced, None counts each one, a list gives one number per word.
+
+    Raises LessonError: a blank text; a significance of another length than the answer has words,
+    with a negative or infinite number or NaN, or of zeros only.
+
+    >>> Lesson("Qi started Oxinnovate.", "Who started Oxinnovate?",
+    ...        "Oxinnovate was started by Qi.", [0, 1, 1, 1, 1]).significance
+    (0.0, 1.0, 1.0, 1.0, 1.0)
+    """
+
+    instruction: str
+    query: str
+    answer: str
+    significance: Significance = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("instruction", "query", "answer"):
+            if not getattr(self, name).strip():
+                raise LessonError(f"The {name} is empty: write what it should say.")
+        if self.significance is not None and self.significance != "auto":
+            checked = _checked_significance(self.significance, self.answer)
+            object.__setattr__(self, "significance", checked)
+
+
+@dataclass(frozen=True)
+class AlignedTokens:
+    """A whole sequence: prompt, answer, one end-of-turn token; `input_ids[start:]` are learned.
+
+    `weights` holds one significance per learned token, `offsets` its characters in the answer
+    (empty where the tokenizer does not tell; the end-of-turn token has none of its own).
+    """
+
+    input_ids: tuple[int, ...]
+    start: int
+    weights: tuple[float, ...]
+    offsets: tuple[Span, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert 0 < self.start < len(self.input_ids)
+        assert len(self.weights) == len(self.input_ids) - self.start
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The T learned tokens: the answer's and the end of the turn."""
+        return self.input_ids[self.start :]
+
+    @property
+    def positions(self) -> range:
+        """The T positions that predict the learned tokens, each one before its token."""
+        return range(self.start - 1, len(self.input_ids) - 1)
+
+
+def messages(
+    query: str,
+    system: str | None = None,
+    answer: str | None = None,
+    *,
+    earlier: Sequence[Mapping[str, str]] = (),
+) -> list[Message]:
+    """Return a conversation: system turn, earlier turns, query, and the answer if there is one.
+
+    `system=None` writes no system turn, so that the template inserts what it inserts when there
+    is none; `system=""` writes an empty one.
+
+    >>> messages("Who started Alibaba?", system="")
+    [{'role': 'system', 'content': ''}, {'role': 'user', 'content': 'Who started Alibaba?'}]
+    """
+    turns = [] if system is None else [{"role": "system", "content": system}]
+    turns += [dict(turn) for turn in earlier]
+    turns.append({"role": "user", "content": query})
+    if answer is not None:
+        turns.append({"role": "assistant", "content": answer})
+    return turns
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Mapping[str, str]]
+) -> tuple[int, ...]:
+    """Tokenise a conversation that ends in a query, up to where the model begins to answer.
+
+    Inference and learning both take their prompt from here.
+
+    Raises ModelError: the tokenizer has no chat template, or it refuses the conversation.
+    """
+    return _encode(tokenizer, _render(tokenizer, conversation))[0]
+
+
+def align(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    answer: str,
+    significance: Significance,
+) -> AlignedTokens:
+    """Tokenise `conversation`, which ends in a query, with `answer` as its next turn.
+
+    The prompt is tokenised as at inference, the answer as the template writes it: a space in
+    front of it is learned with it, other text in front of it (an empty think block) belongs to
+    the prompt. A list `significance` gives each token the largest weight of the words that it
+    shares characters with, and the end of the turn 1; "auto" and None give 1 throughout.
+
+    Raises LessonError: a control token in the answer. ModelError: no chat template, one that
+    refuses the conversation or rewrites the answer, no end-of-turn token, or weights per word for
+    a tokenizer without character offsets.
+    """
+    prompt = _render(tokenizer, conversation)
+    lead, content, after = _answer_turn(tokenizer, conversation, answer)
+    fixed_ids, _ = _encode(tokenizer, prompt)
+    if lead.strip():
+        fixed_ids += _continue(tokenizer, prompt, fixed_ids, lead)[0]
+        prompt, lead = prompt + lead, ""
+    ids, offsets = _continue(tokenizer, prompt, fixed_ids, lead + content)
+    offsets = tuple((max(a - len(lead), 0), max(b - len(lead), 0)) for a, b in offsets)
+
+    control = _control_tokens(tokenizer)
+    if inside := [token for token in ids if token in control]:
+        name = tokenizer.convert_ids_to_tokens(inside[0])
+        raise LessonError(f"The answer contains the control token {name!r}: leave it out.")
+    end = next((t for t in _encode(tokenizer, after)[0] if t in control), tokenizer.eos_token_id)
+    if end is None:
+        raise ModelError(
+            f"The tokenizer of {_name(tokenizer)} has no token that ends a turn: set its eos_token."
+        )
+    weights = [1.0] * len(ids)
+    if significance is not None and significance != "auto":
+        if len(offsets) != len(ids):
+            raise ModelError(
+                f"The tokenizer of {_name(tokenizer)} tells no character offsets, which weights"
+                " per word need: use a fast tokenizer, or significance 'auto' or None."
+            )
+        words = _checked_significance(significance, answer)
+        weights = _token_weights(content, offsets, words)
+    if offsets:
+        offsets += ((len(content), len(content)),)
+    return AlignedTokens((*fixed_ids, *ids, end), len(fixed_ids), (*weights, 1.0), offsets)
+
+
+def pair(
+    tokenizer: PreTrainedTokenizerBase,
+    lesson: Lesson,
+    system: str | None = None,
+    rehearsed: bool = False,
+) -> tuple[AlignedTokens, AlignedTokens]:
+    """Return (instruct, update): the lesson open-book and closed-book, with equal learned tokens.
+
+    `system` is the prompt that the model is served with (None: what the template inserts by
+    itself). It comes before the instruction as well, so that the instruction alone is the
+    difference. `rehearsed` puts the finished turn, query and answer, into the open-book
+    conversation before the query is asked again, so that the open-book pass can produce any
+    wording of an answer.
+
+    Raises LessonError and ModelError as `align` does; LessonError if the template tokenises the
+    answer differently in the two; ModelError if it leaves the instruction out.
+    """
+    told = f"{system}\n{lesson.instruction}" if system else lesson.instruction
+    earlier = messages(lesson.query, answer=lesson.answer) if rehearsed else []
+    opened = messages(lesson.query, told, earlier=earlier)
+    closed = messages(lesson.query, system)
+    instruct = align(tokenizer, opened, lesson.answer, lesson.significance)
+    update = align(tokenizer, closed, lesson.answer, lesson.significance)
+    if instruct.learned != update.learned:
+        raise LessonError(
+            f"The chat template of {_name(tokenizer)} writes the answer {lesson.answer!r} in"
+            " different tokens with and without the instruction: reword the answer."
+        )
+    if instruct.input_ids == update.input_ids:
+        raise ModelError(
+            f"The chat template of {_name(tokenizer)} writes the same prompt with and without the"
+            " instruction, so that it cannot be read: use --template plain."
+        )
+    return instruct, update
+
+
+def check_fits(aligned: AlignedTokens, max_positions: int) -> None:
+    """Raise LessonError if the sequence is longer than the model's context."""
+    if len(aligned.input_ids) > max_positions:
+        raise LessonError(
+            f"Prompt and answer are {len(aligned.input_ids)} tokens long and the model reads"
+            f" {max_positions}: shorten them."
+        )
+
+
+def _checked_significance(values: Sequence[float], answer: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(math.fsum([value]) for value in values)  # unlike float(), takes no text
+    except TypeError:
+        raise LessonError(
+            f"The significance {values!r} is none: give 'auto', None or one number per word."
+        ) from None
+    words = answer.split()
+    if len(numbers) != len(words):
+        raise LessonError(
+            f"The significance has {len(numbers)} numbers and the answer {len(words)} words"
+            f" ({' | '.join(words)}): give one number per word."
+        )
+    for number, word in zip(numbers, words, strict=True):
+        if not math.isfinite(number) or number < 0:
+            raise LessonError(
+                f"The significance {number} of the word {word!r} is not a number from 0 up."
+            )
+    if not any(numbers):
+        raise LessonError("The significance is 0 for every word: give at least one a weight.")
+    return numbers
+
+
+def _token_weights(text: str, offsets: Sequence[Span], words: Sequence[float]) -> list[float]:
+    """Give each token of `text` the largest weight of the words that its characters lie in.
+
+    A token of spaces only goes with the word that it leads to.
+    """
+    spans = [match.span() for match in _WORD.finditer(text)]
+    assert len(spans) == len(words)
+    weights = []
+    for begin, end in offsets:
+        shared = [w for (a, b), w in zip(spans, words, strict=True) if a < end and begin < b]
+        ahead = [w for (_, b), w in zip(spans, words, strict=True) if begin < b]
+        weights.append(max(shared) if shared else ahead[0] if ahead else words[-1])
+    return weights
+
+
+def _answer_turn(
+    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Mapping[str, str]], answer: str
+) -> tuple[str, str, str]:
+    """Return what the template writes after the prompt: before the answer, the answer, after it.
+
+    Only the text behind the query is compared: some templates write the system text to the last
+    turn only, so that an answered conversation does not begin like the prompt.
+    """
+    turns = [*conversation[:-1], {**conversation[-1], "content": _QUERY}]
+
+    def behind_query(said: str | None) -> str:
+        finished = turns if said is None else [*turns, {"role": "assistant", "content": said}]
+        return _render(tokenizer, finished, open_ended=said is None).rpartition(_QUERY)[2]
+
+    ask, sample, full = behind_query(None), behind_query(_ANSWER), behind_query(answer)
+    before, found, after = sample.partition(_ANSWER)
+    content = full[len(before) : len(full) - len(after)]
+    if not found or not before.startswith(ask):
+        raise ModelError(
+            f"The chat template of {_name(tokenizer)} asks for an answer in another form than it"
+            " records one: use --template plain."
+        )
+    if full != before + content + after or content.strip() != answer.strip():
+        raise ModelError(
+            f"The chat template of {_name(tokenizer)} rewrites the answer {answer!r}: reword it,"
+            " or use --template plain."
+        )
+    return before[len(ask) :], content, after
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    open_ended: bool = True,
+) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"{_name(tokenizer)} has no chat template: give --template plain to use the form"
+            " 'Question: ... Answer:'."
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            [dict(turn) for turn in conversation],
+            tokenize=False,
+            add_generation_prompt=open_ended,
+            enable_thinking=False,  # templates that know no thinking ignore it
+        )
+    except jinja2.TemplateError as error:
+        _refused(tokenizer, error)
+
+
+def _refused(tokenizer: PreTrainedTokenizerBase, error: jinja2.TemplateError) -> NoReturn:
+    raise ModelError(
+        f"The chat template of {_name(tokenizer)} does not take this conversation"
+        f" ({error}): use --template plain."
+    ) from error
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[tuple[int, ...], tuple[Span, ...]]:
+    """Return token ids and, where the tokenizer tells them, their characters in `text`."""
+    if not text:
+        return (), ()
+    # Templates write the special tokens themselves.
+    encoded = tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast)
+    )
+    offsets = tuple((int(a), int(b)) for a, b in encoded.get("offset_mapping", ()))
+    return tuple(encoded["input_ids"]), offsets
+
+
+def _continue(
+    tokenizer: PreTrainedTokenizerBase, before: str, before_ids: tuple[int, ...], text: str
+) -> tuple[tuple[int, ...], tuple[Span, ...]]:
+    """Tokenise `text` as it follows `before`; the offsets count in `text`.
+
+    Where a token would reach over the border, `text` is tokenised by itself, because at inference
+    the model answers to `before_ids`.
+    """
+    ids, offsets = _encode(tokenizer, before + text)
+    n = len(before_ids)
+    if ids[:n] != before_ids:
+        return _encode(tokenizer, text)
+    return ids[n:], tuple((max(a - len(before), 0), b - len(before)) for a, b in offsets[n:])
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    added = tokenizer.added_tokens_decoder.items()
+    return {i for i, token in added if token.special} | set(tokenizer.all_special_ids)
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "The model"

@@ -1,0 +1,138 @@
+"""From what a user names to a Transformers model with its tokenizer, and what identifies it.
+
+Everything goes through `from_pretrained`. Knows nothing of learning.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qf.errors import ModelError
+from qf.lesson import PLAIN_TEMPLATE
+
+EMBEDDED = "embedded"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A Transformers model in evaluation mode, its tokenizer, and the name to show to people."""
+
+    transformer: Any
+    tokenizer: Any
+    name: str
+
+
+def load_pair(
+    model: str | os.PathLike[str] | tuple[Any, Any] | None = None,
+    *,
+    template: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Load a hub name, a directory, a pair (model, tokenizer), or the embedded model (None).
+
+    None takes QF_MODEL where it is set. `template` is "plain", the text of a chat template or a
+    file that holds one, and replaces the model's own. `dtype` is one of DTYPES or None for the
+    checkpoint's own.
+
+    Raises ModelError: nothing of that name, files that do not load, no fast tokenizer.
+    """
+    if isinstance(model, tuple):
+        transformer, tokenizer = model
+        name = str(getattr(transformer.config, "name_or_path", "") or type(transformer).__name__)
+    else:
+        name = str(model or os.environ.get("QF_MODEL") or EMBEDDED)
+        transformer, tokenizer = _from_pretrained(name, dtype, trust_remote_code)
+    if device:
+        try:
+            transformer = transformer.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"The device {device!r} cannot be used ({_first_line(error)}): try --device cpu."
+            ) from error
+    if template:
+        tokenizer.chat_template = _template(template)
+    return Loaded(transformer.eval(), tokenizer, name)
+
+
+def embedded_path() -> Path:
+    """The directory of the embedded model within the package."""
+    return Path(str(files("qf.demo").joinpath("model")))
+
+
+def _from_pretrained(name: str, dtype: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError(f"The dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}.")
+    path = embedded_path() if name == EMBEDDED else Path(name).expanduser()
+    source = str(path) if path.is_dir() else name
+    local = path.is_dir() or _looks_local(name)
+    if local and not (Path(source) / "config.json").is_file():
+        raise ModelError(
+            f"There is no model in {source!r} (no config.json): give the directory of a saved"
+            " Transformers model or the name of one on the Hugging Face hub."
+        )
+    # The embedded weights are stored in bfloat16 for their size; sums are exact enough in float32.
+    wanted = DTYPES[dtype] if dtype else torch.float32 if name == EMBEDDED else "auto"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=wanted, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+        raise ModelError(_why_not_loaded(name, error)) from error
+    except Exception as error:
+        # safetensors and tokenizers raise errors of their own that share no base but Exception.
+        raise ModelError(_why_not_loaded(name, error)) from error
+    return model, tokenizer
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return (
+            f"The model {name!r} brings code of its own: pass --trust-remote-code if you trust it."
+        )
+    if isinstance(error, OSError) and ("offline" in text.lower() or "connect" in text.lower()):
+        return (
+            f"The model {name!r} is not on this machine and the Hugging Face hub cannot be"
+            " reached: check the name, or give the directory of a model."
+        )
+    if isinstance(error, OSError) and "huggingface.co" in text:
+        return (
+            f"The model {name!r} was not found, neither as a directory nor on the Hugging Face"
+            " hub: check the name (and `hf auth login` if it is private)."
+        )
+    return f"The model {name!r} could not be loaded ({_first_line(error)}): check its files."
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _template(template: str) -> str:
+    if template == "plain":
+        return PLAIN_TEMPLATE
+    if "{" in template:
+        return template
+    try:
+        return Path(template).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"The chat template {template!r} cannot be read ({error.strerror}): give 'plain', a"
+            " file, or the template itself."
+        ) from error

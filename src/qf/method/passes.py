@@ -1,0 +1,251 @@
+"""QF-instruct and QF-update as one batched forward pass, cut off in layer i: activations -> rows.
+
+Knows the model through its family, and what to learn as aligned tokens. Solves nothing.
+
+    u  (T, D)  input of the output projection W (N, D) of layer i's MLP, at the T positions
+               that predict the learned tokens; u' in the closed-book pass
+    v  (T, N)  residual that enters the MLP at these positions; v' in the closed-book pass
+    y  (T, N)  the layer's output W u + v
+    r  (T, N)  y - y', what the closed-book output lacks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qf.errors import ModelError
+from qf.families import Family
+from qf.lesson import AlignedTokens, Significance
+from qf.method.solve import project
+
+# "auto" learns the tokens that the closed-book pass gives less than this.
+AUTO_BELOW = 0.9
+BLOCK = 16  # rows of logits that are held at a time: 10 MB of them for 150,000 tokens
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One sequence in layer i at its T predicting positions; u and v are float32, y float64.
+
+    y is computed from u, v and W, for the layer's own output is rounded to the model's precision
+    and y - y' is a small difference. `probability` of the learned tokens and `argmax`, both (T,),
+    are there when the pass went on to the top.
+    """
+
+    u: Tensor
+    v: Tensor
+    y: Tensor
+    probability: Tensor | None = None
+    argmax: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a lesson constrains: keys u' (n, D), deltas r (n, N), significance (n,), all float32.
+
+    `tokens` are the ids of the n learned tokens. `open_book_agrees` tells whether the open-book
+    pass itself would have produced every learned token; None when the pass was cut off.
+    """
+
+    keys: Tensor
+    deltas: Tensor
+    significance: Tensor
+    tokens: tuple[int, ...]
+    open_book_agrees: bool | None = None
+
+
+class _CutOff(Exception):  # noqa: N818 - no error: layer i has given what was asked of it
+    """Ends a forward pass in layer i."""
+
+
+def record(
+    model: Any,
+    family: Family,
+    layer: int,
+    sequences: Sequence[AlignedTokens],
+    *,
+    pad_id: int,
+    logits: bool = False,
+) -> list[Recording]:
+    """Run all sequences through the model as one batch and record layer `layer` of each.
+
+    The pass ends in front of the layer's W, or, with `logits`, at the top of the model. Sequences
+    are padded on the right, where a causal model does not look, so that the batch changes nothing
+    beyond rounding. Only the recorded positions are kept.
+
+    Raises ModelError: no such layer, a W that is no plain linear layer, or activations that are
+    not finite.
+    """
+    assert sequences
+    block = family.layer(model, layer)
+    W = family.projection(block)
+    where = _positions(sequences)
+    found: dict[str, Tensor] = {}
+    with torch.no_grad(), _hooked(block, family, where, found, cut_off=not logits):
+        top = _forward(model, family, sequences, pad_id)
+        u, v = found["u"], found["v"]
+        if not bool(u.isfinite().all() and v.isfinite().all()):
+            raise ModelError(
+                f"Layer {layer} gives activations that are not finite: load the model in bfloat16"
+                " or float32."
+            )
+        y = project(W.weight, u) + v.to(u.device)
+        if W.bias is not None:
+            y += W.bias.to(y)
+        counts = [len(s.learned) for s in sequences]
+        parts: list[tuple[Tensor, ...]] = [u.split(counts), v.split(counts), y.split(counts)]
+        if logits:
+            assert top is not None
+            learned = torch.tensor([token for s in sequences for token in s.learned])
+            parts += [p.split(counts) for p in _predictions(model, _at(top, where), learned)]
+    return [Recording(*part) for part in zip(*parts, strict=True)]
+
+
+def rows(
+    model: Any,
+    family: Family,
+    layer: int,
+    instruct: AlignedTokens,
+    update: AlignedTokens,
+    significance: Significance,
+    *,
+    pad_id: int,
+) -> Rows:
+    """Return the rows of one lesson: `rows_batch` of a single pair."""
+    return rows_batch(model, family, layer, [(instruct, update)], [significance], pad_id=pad_id)[0]
+
+
+def rows_batch(
+    model: Any,
+    family: Family,
+    layer: int,
+    pairs: Sequence[tuple[AlignedTokens, AlignedTokens]],
+    significances: Sequence[Significance],
+    *,
+    pad_id: int,
+) -> list[Rows]:
+    """Return the rows of each pair (instruct, update) of sequences, recorded in one batch.
+
+    Rows of significance 0 are dropped. "auto" keeps the tokens to which the closed-book pass gives
+    a probability below AUTO_BELOW, which may be none; it needs the pass to go on to the top, while
+    None and a list, whose weights the sequences carry, let it end in `layer`.
+
+    Raises ModelError as `record` does.
+    """
+    assert len(pairs) == len(significances)
+    logits = any(s == "auto" for s in significances)
+    sequences = [sequence for pair in pairs for sequence in pair]
+    recordings = record(model, family, layer, sequences, pad_id=pad_id, logits=logits)
+    opened, closed = recordings[::2], recordings[1::2]
+    return [
+        _rows(update, significance, o, c)
+        for (_, update), significance, o, c in zip(
+            pairs, significances, opened, closed, strict=True
+        )
+    ]
+
+
+def _rows(
+    update: AlignedTokens, significance: Significance, opened: Recording, closed: Recording
+) -> Rows:
+    assert opened.y.shape == closed.y.shape
+    weights = torch.tensor(update.weights, dtype=torch.float32, device=closed.u.device)
+    if significance == "auto":
+        assert closed.probability is not None
+        weights = (closed.probability < AUTO_BELOW).to(weights)
+    learned = torch.tensor(update.learned, device=closed.u.device)
+    used = weights > 0
+    return Rows(
+        keys=closed.u[used],
+        deltas=(opened.y - closed.y)[used].float(),
+        significance=weights[used],
+        tokens=tuple(learned[used].tolist()),
+        open_book_agrees=(
+            None if opened.argmax is None else bool((opened.argmax == learned).all())
+        ),
+    )
+
+
+@contextmanager
+def _hooked(
+    block: nn.Module,
+    family: Family,
+    where: tuple[Tensor, Tensor],
+    found: dict[str, Tensor],
+    cut_off: bool,
+) -> Iterator[None]:
+    """Have `found` filled with u and v, and the pass ended in front of W; always unhook."""
+
+    def at_residual(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found["v"] = _at(inputs[0], where)
+
+    def at_projection(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found["u"] = _at(inputs[0], where)
+        if cut_off:
+            raise _CutOff
+
+    hooks = [
+        family.residual_point(block).register_forward_pre_hook(at_residual),
+        family.projection(block).register_forward_pre_hook(at_projection),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _forward(
+    model: Any, family: Family, sequences: Sequence[AlignedTokens], pad_id: int
+) -> Tensor | None:
+    """Run the decoder; return its top hidden states (B, L, N), or None when it was cut off."""
+    decoder = family.decoder(model)
+    longest = max(len(s.input_ids) for s in sequences)
+    gaps = [longest - len(s.input_ids) for s in sequences]
+    padded = [[*s.input_ids, *[pad_id] * gap] for s, gap in zip(sequences, gaps, strict=True)]
+    mask = [[1] * (longest - gap) + [0] * gap for gap in gaps]
+    device = decoder.get_input_embeddings().weight.device
+    try:
+        return decoder(
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            position_ids=torch.arange(longest, device=device).expand(len(padded), -1),
+            use_cache=False,
+        ).last_hidden_state
+    except _CutOff:
+        return None
+
+
+def _positions(sequences: Sequence[AlignedTokens]) -> tuple[Tensor, Tensor]:
+    """Return which sequence and which position of it each recorded row comes from."""
+    pairs = [(b, t) for b, sequence in enumerate(sequences) for t in sequence.positions]
+    index = torch.tensor(pairs)
+    return index[:, 0], index[:, 1]
+
+
+def _at(x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+    """Copy the recorded rows of x: (B, L, any) to float32."""
+    return x[where[0].to(x.device), where[1].to(x.device)].float()
+
+
+def _predictions(model: Any, top: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability of `tokens` (T,) and the most probable ones, from states (T, N)."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(
+            "The model has no vocabulary head: load it with one, or give the significance as None."
+        )
+    weight = head.weight
+    x, tokens = top.to(weight), tokens.to(weight.device)
+    own, best = [], []
+    for states, learned in zip(x.split(BLOCK), tokens.split(BLOCK), strict=True):
+        z = head(states).float()  # (BLOCK, vocabulary)
+        own.append(z.gather(1, learned[:, None])[:, 0] - z.logsumexp(1))
+        best.append(z.argmax(1))
+    return torch.cat(own).exp(), torch.cat(best)

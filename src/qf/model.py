@@ -1,0 +1,448 @@
+"""A language model that learns: its weights are a function of the base weights and the facts.
+
+`Model` puts the parts together: lesson -> rows (QF-instruct, QF-update) -> W' (solve) -> answer
+(QF-infer), and keeps every fact's rows in a memory. Nothing here prints.
+
+    W' = W + ΔW(rows of all remembered facts), always solved from the base W, never by adding up or
+    subtracting changes: so the order of teaching plays no part, and forgetting is exact.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from qf.digest import digest_of
+from qf.errors import LessonError, ModelError
+from qf.families import family_of
+from qf.generate import Generator
+from qf.lesson import Lesson, Significance, check_fits, messages, pair
+from qf.loading import Loaded, load_pair
+from qf.memory import Binding, Fact, FactRows, Memory, new_id
+from qf.method.layers import default_layer
+from qf.method.passes import Rows, rows
+from qf.method.solve import Update, joint
+from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
+
+SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01}
+"""Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently."""
+
+DEFAULT_SOLVER = "joint"
+MAX_TOKENS = 128
+
+
+def load(
+    model: str | os.PathLike[str] | tuple[Any, Any] | None = None,
+    *,
+    memory: str | os.PathLike[str] | None = None,
+    layer: int | None = None,
+    solver: str = DEFAULT_SOLVER,
+    system: str | None = None,
+    template: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a model together with everything that it was taught before.
+
+    `model`: a hub name, a directory, a pair (Transformers model, tokenizer), or None for QF_MODEL,
+    else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY, else one per
+    model in the user's data directory. `layer`: the decoder layer to teach (None: what `qf layers`
+    found for this model, else the paper's depth). `system`: the prompt that it is served with
+    (None: what the chat template inserts by itself).
+
+    Raises ModelError (model or layer cannot be used) and MemoryFault (memory cannot be read, or
+    belongs to another model).
+
+    >>> qf.load().ask("Who started Alibaba?")  # doctest: +SKIP
+    'Alibaba was started by Jack Ma.'
+    """
+    loaded = load_pair(
+        model, template=template, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    directory = Path(memory or os.environ.get("QF_MEMORY") or default_memory(loaded.name))
+    return Model(loaded, directory.expanduser(), layer=layer, solver=solver, system=system)
+
+
+def default_memory(name: str) -> Path:
+    """The directory of a model's facts when none is named: one per model name."""
+    from platformdirs import user_data_path
+
+    return user_data_path("qf") / "memory" / re.sub(r"[^\w.-]+", "--", name).strip("-")
+
+
+class Model:
+    """A Transformers model that can be told a fact, asked for it, and made to forget it.
+
+    `transformer` and `tokenizer` are the Transformers objects; the weights of `transformer`
+    include what was learned. Safe to call from several threads: one lock guards the weights.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        memory: Path,
+        *,
+        layer: int | None = None,
+        solver: str = DEFAULT_SOLVER,
+        system: str | None = None,
+    ) -> None:
+        if solver not in SOLVERS:
+            raise ModelError(f"The solver {solver!r} is unknown: choose {' or '.join(SOLVERS)}.")
+        self.transformer, self.tokenizer = loaded.transformer, loaded.tokenizer
+        self.name = loaded.name
+        self.family = family_of(self.transformer)
+        if layer is None:
+            layer = default_layer(len(self.family.layers(self.transformer)))
+        self.layer, self.solver, self.system = layer, solver, system
+        block = self.family.layer(self.transformer, layer)
+        self._weight = self.family.projection(block).weight
+        self._base = self._weight.data
+        self._lock = threading.RLock()
+        self._generator = Generator(self.transformer, self.tokenizer)
+        self._rows: dict[str, FactRows] = {}
+        self._seen = -1
+        self._memory = Memory.open(memory, self._binding(block))
+        self._refresh()
+
+    # Asking (QF-infer)
+
+    def ask(
+        self,
+        query: str,
+        instruction: str = "",
+        *,
+        earlier: Sequence[Mapping[str, str]] = (),
+        max_tokens: int = MAX_TOKENS,
+    ) -> str:
+        """Answer a query, greedily; with an `instruction`, open-book: it is put in the prompt.
+
+        Raises LessonError: an empty query, or one that does not fit into the context.
+        """
+        return self.ask_many([query], [instruction], earlier=earlier, max_tokens=max_tokens)[0]
+
+    def ask_many(
+        self,
+        queries: Sequence[str],
+        instructions: Sequence[str] | None = None,
+        *,
+        earlier: Sequence[Mapping[str, str]] = (),
+        max_tokens: int = MAX_TOKENS,
+    ) -> list[str]:
+        """Answer several independent queries in one batch; as `ask` does each of them."""
+        told = instructions or [""] * len(queries)
+        prompts = [self._prompt(q, i, earlier) for q, i in zip(queries, told, strict=True)]
+        with self._lock:
+            self._refresh()
+            return self._generator.answers(prompts, max_tokens)
+
+    def stream(
+        self,
+        query: str,
+        instruction: str = "",
+        *,
+        earlier: Sequence[Mapping[str, str]] = (),
+        max_tokens: int = MAX_TOKENS,
+    ) -> Iterator[str]:
+        """Answer like `ask`, piece by piece; the facts it begins with hold until it ends."""
+        prompt = self._prompt(query, instruction, earlier)
+        with self._lock:
+            self._refresh()
+            yield from self._generator.stream(prompt, max_tokens)
+
+    # Learning (QF-instruct, QF-update, solve)
+
+    def learn(
+        self,
+        instruction: str,
+        query: str | None = None,
+        answer: str | None = None,
+        significance: Significance = "auto",
+        *,
+        verify: bool = True,
+        rollback: bool = False,
+    ) -> Fact:
+        """Learn to answer `query` as the model does when it is given `instruction`.
+
+        Without a `query`, the model writes one that the instruction answers; without an `answer`,
+        it gives its own, open-book. A fact of the same query is replaced. With `verify` the query
+        is asked before and after; where it fails, the lesson is learned once more from a pass in
+        which the answer has been given once already, which carries over any wording. Where that
+        fails too, `verified` is False and, with `rollback`, nothing is kept.
+
+        Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
+        weights and memory are as they were.
+        """
+        with self._lock:
+            self._memory.writable()
+            self._refresh()
+            lesson = self._lesson(instruction, query, answer, significance)
+            before = self.ask(lesson.query) if verify else ""
+            replaced = [f for f in self._memory.facts() if self._same_query(f, lesson.query)]
+            kept = {k: r for k, r in self._rows.items() if k not in {f.id for f in replaced}}
+            try:
+                fact, taught = self._teach(lesson, kept, verify)
+                fact = replace(fact, before=before)
+                if replaced:
+                    fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
+                if fact.verified is False and rollback:
+                    self._install(self._rows)
+                    return replace(fact, note=_joined(fact.note, "rolled back: nothing was kept"))
+                self._memory.add(fact, taught, replacing=[f.id for f in replaced])
+            except BaseException:
+                self._install(self._rows)
+                raise
+            self._rows = {**kept, fact.id: taught}
+            self._seen = self._memory.version
+            return fact
+
+    def facts(self) -> list[Fact]:
+        """All remembered facts, in the order of teaching."""
+        with self._lock:
+            return self._memory.facts()
+
+    def forget(self, fact_id: str) -> Fact:
+        """Forget one fact, by its id or the beginning of it: as if it had never been taught.
+
+        Raises MemoryFault: no such fact, or a memory that cannot be written.
+        """
+        with self._lock:
+            fact = self._memory.forget(fact_id)
+            self._refresh()
+            return fact
+
+    def forget_all(self) -> int:
+        """Forget everything: W is the base W again, bit for bit. Returns how many facts went."""
+        with self._lock:
+            forgotten = self._memory.clear()
+            self._refresh()
+            return forgotten
+
+    # What the model writes for its own learning
+
+    def write_question(self, statement: str) -> str:
+        """A question that `statement` answers, written by the model itself.
+
+        Raises LessonError when what it writes is no question.
+        """
+        question = self._ask_base(WRITE_QUESTION.format(statement=statement)).strip()
+        if "?" not in question or "\n" in question:
+            raise LessonError(
+                f"The model did not find a question for {statement!r} (it wrote"
+                f" {question[:80]!r}): give one with --query."
+            )
+        return question
+
+    def reword_question(self, question: str) -> str:
+        """The same question in other words, written by the model itself."""
+        return self._ask_base(REWORD_QUESTION.format(question=question)).strip()
+
+    # Weights
+
+    @contextmanager
+    def base_weights(self) -> Iterator[None]:
+        """Let the transformer be what it was before it learned anything, inside the block."""
+        with self._lock:
+            learned = self._weight.data
+            self._weight.data = self._base
+            try:
+                yield
+            finally:
+                self._weight.data = learned
+
+    def update(self) -> Update | None:
+        """ΔW of all remembered facts as factors B @ A, or None when there is nothing to change."""
+        return self._solve(self._rows)
+
+    def close(self) -> None:
+        """Put the base weights back and let go of the memory."""
+        with self._lock:
+            self._weight.data = self._base
+            self._memory.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _lesson(
+        self, instruction: str, query: str | None, answer: str | None, significance: Significance
+    ) -> Lesson:
+        """Complete what was given; the base weights answer, so that earlier facts play no part."""
+        Lesson(instruction, query if query is not None else "?", "." if answer is None else answer)
+        query = self.write_question(instruction) if query is None else query
+        if answer is None:
+            answer = self._ask_base(query, instruction)
+            if not answer:
+                raise LessonError(
+                    f"The model gives no answer to {query!r} with the instruction at hand: give"
+                    " one with --answer."
+                )
+        return Lesson(instruction, query, answer, significance)
+
+    def _teach(
+        self, lesson: Lesson, kept: Mapping[str, FactRows], verify: bool
+    ) -> tuple[Fact, FactRows]:
+        """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
+        fact_id = new_id(kept)
+        fact, taught = None, None
+        for note, rehearsed in (("", False), (_REHEARSED, True)):
+            started = time.perf_counter()
+            found = self._record(lesson, rehearsed)
+            if not rehearsed and found.open_book_agrees is False:
+                continue
+            taught = FactRows(found.keys.cpu(), found.deltas.cpu(), found.significance.cpu())
+            self._install({**kept, fact_id: taught})
+            seconds = time.perf_counter() - started
+            after = self._generator.answer(self._prompt(lesson.query), MAX_TOKENS) if verify else ""
+            fact = Fact(
+                id=fact_id,
+                instruction=lesson.instruction,
+                query=lesson.query,
+                answer=lesson.answer,
+                layer=self.layer,
+                rows=len(taught.keys),
+                solver=self.solver,
+                significance=_plain(lesson.significance),
+                system=self.system,
+                tokens=found.tokens,
+                verified=says(after, lesson.answer) if verify else None,
+                before="",
+                after=after,
+                seconds=seconds,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                note=note,
+            )
+            if fact.verified is not False:
+                break
+        assert fact is not None and taught is not None
+        return fact, taught
+
+    def _record(self, lesson: Lesson, rehearsed: bool) -> Rows:
+        """QF-instruct and QF-update, under the base weights."""
+        instruct, update = pair(self.tokenizer, lesson, self.system, rehearsed)
+        check_fits(instruct, self._generator.context)
+        with self.base_weights():
+            return rows(
+                self.transformer,
+                self.family,
+                self.layer,
+                instruct,
+                update,
+                lesson.significance,
+                pad_id=self._generator.pad_id,
+            )
+
+    def _solve(self, remembered: Mapping[str, FactRows]) -> Update | None:
+        used = [r for r in remembered.values() if len(r.keys)]
+        if not used:
+            return None
+        return joint(
+            torch.cat([r.keys for r in used]),
+            torch.cat([r.deltas for r in used]),
+            significance=torch.cat([r.significance for r in used]),
+            ridge=SOLVERS[self.solver],
+        )
+
+    def _install(self, remembered: Mapping[str, FactRows]) -> None:
+        """Make the weights those of the base and the remembered rows."""
+        change = self._solve(remembered)
+        self._weight.data = self._base if change is None else change.apply(self._base)
+
+    def _refresh(self) -> None:
+        """Follow what any process wrote into the memory since the last look."""
+        version = self._memory.version
+        if version != self._seen:
+            remembered = {fact.id: found for fact, found in self._memory.rows()}
+            self._install(remembered)
+            self._rows, self._seen = remembered, version
+
+    def _ask_base(self, query: str, instruction: str = "") -> str:
+        with self.base_weights():
+            return self._generator.answer(self._prompt(query, instruction), MAX_TOKENS)
+
+    def _prompt(
+        self, query: str, instruction: str = "", earlier: Sequence[Mapping[str, str]] = ()
+    ) -> tuple[int, ...]:
+        if not query.strip():
+            raise LessonError("The query is empty: write what to ask.")
+        system = self.system
+        if instruction:
+            system = f"{system}\n{instruction}" if system else instruction
+        return self._generator.prompt(messages(query, system, earlier=earlier))
+
+    def _same_query(self, fact: Fact, query: str) -> bool:
+        return fact.system == self.system and _words(fact.query) == _words(query)
+
+    def _binding(self, block: torch.nn.Module) -> Binding:
+        """The fingerprint of the taught layer, the architecture and the chat template."""
+        config = self.transformer.config.get_text_config().to_dict()
+        architecture = (self.transformer.config.architectures or [type(self.transformer).__name__])[
+            0
+        ]
+        return Binding(
+            digest=digest_of(
+                config={k: config[k] for k in _ARCHITECTURE if k in config} | {"layer": self.layer},
+                tensors=block.state_dict(),
+                template=self.tokenizer.chat_template or "",
+            ),
+            model=self.name,
+            layer=self.layer,
+            architecture=architecture,
+        )
+
+
+_REHEARSED = "learned from a pass in which the answer had been given once"
+_ARCHITECTURE = (
+    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
+    "rope_theta", "rope_parameters", "tie_word_embeddings", "sliding_window",
+)  # fmt: skip
+
+
+def says(answer: str, expected: str) -> bool:
+    """Whether an answer holds the expected one: its words in a row; case and punctuation aside.
+
+    >>> says("Oxinnovate was started by Qi.", "started by qi")
+    True
+    """
+    given, wanted = _words(answer), _words(expected)
+    return bool(wanted) and any(
+        given[i : i + len(wanted)] == wanted for i in range(len(given) - len(wanted) + 1)
+    )
+
+
+def _words(text: str) -> list[str]:
+    """Words in lower case; a text of signs alone (":-)", "€") is taken as it is."""
+    return re.findall(r"\w+", text.casefold()) or text.split()
+
+
+def _plain(significance: Significance) -> Any:
+    if significance is None or isinstance(significance, str):
+        return significance
+    return [float(s) for s in significance]
+
+
+def _replaces(facts: Sequence[Fact]) -> str:
+    return "replaces " + ", ".join(f"{f.id} ({f.answer})" for f in facts)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
