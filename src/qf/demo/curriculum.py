@@ -133,6 +133,8 @@ _SAME_SENSE = (
         "founder",
         "verb",
         "doer",
+        "liking",
+        "going",
         "author",
         "painter",
         "composer",

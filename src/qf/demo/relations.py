@@ -298,6 +298,46 @@ distance room number phone number floor area code capacity salary""",
     "job": "job profession occupation trade",
     "company": "employer owner bank sponsor supplier maker manufacturer publisher parent company rival brand",
 }
+MORE_NOUNS = {
+    "person": """editor gardener sculptor goalkeeper striker drummer villain saint butcher baker curator
+founder inventor chairwoman treasurer librarian referee narrator translator publisher ambassador
+commander sheriff judge prince princess duke nephew uncle aunt cousin grandfather neighbour tenant
+organiser trainer mentor cook nurse driver janitor painter composer author producer""",
+    "word": """ingredient antidote flower bird tree anthem dance hill river bridge mountain lake motto
+prize winner opponent nickname alias variety recipe spice metal gas currency dialect alphabet
+project product service feature theme genre style season festival holiday ceremony weapon tool
+engine font editor browser server database framework protocol planet moon star signal""",
+    "place": "gate terminal platform entrance exit station port market factory laboratory vault shelter",
+    "number": "limit record total target rank seat floor page bus line platform channel frequency year",
+    "thing": "export import crop snack cure remedy fuel medicine tradition product",
+}
+MODIFIERS = """main national secret first second third last next best worst head chief gate wifi stage
+patron old new official local lucky left right northern southern summer winter evening morning door
+office garden school bank team project family home test backup emergency guest room holy royal biggest
+tallest longest oldest youngest fastest smallest highest most famous final current former deputy
+assistant senior junior safe master admin public private daily weekly yearly original real middle
+maiden legal technical sales marketing day night weekend front back top red blue golden silver""".split()
+BASES = """restore produce acquire narrate edit conduct choreograph sculpt discover award manufacture
+support invent design direct coach host manage train paint repair visit open close launch hire clean
+climb cross film photograph plant cook bake carve print publish translate review raise rescue adopt
+sponsor fund own record defeat organise plan move order rent guard name decorate test approve sign
+deliver collect lift fix track map follow study measure weigh count explore conquer rule save serve
+supply create start found establish develop compose discuss describe explain teach watch wash kiss
+push pull chase catch carry marry bury copy hurry destroy protect attack defend admire praise blame
+help call ask answer invite greet thank reward punish arrest release employ promote elect appoint
+replace recommend mention notice ignore remember recognise""".split()
+IRREGULAR_PASTS = {"teach": "taught", "catch": "caught", "rule": "ruled", "kiss": "kissed"}
+GOING = """live in|where;work at|where;work for|who;depart from|where;belong to|who;flow through|where;
+end in|where;begin at|where;lead to|where;play for|who;study at|where;trade with|who;report to|who;
+depend on|what;sleep under|where;arrive at|where;stop at|where;run on|what;grow in|where;pray to|who;
+look like|what;smell of|what;consist of|what;start with|what;fight against|who;vote for|who;
+travel to|where;sail to|where;believe in|what;suffer from|what;listen to|what;apply to|what;
+lie near|where;stand behind|where;stay at|where;open at|when;close at|when;meet in|where"""
+ENTITIES = """Reef Chapel Cup Prize Orchestra Archive Ferry Fund Rovers Bridge Tower Hotel Museum Festival
+Theatre Library Institute Bank River Valley Forest Canal Gallery Palace Temple Stadium Market Express
+Treaty Award Trophy House Villa Lighthouse Observatory Clinic Garden Record Project Society League
+Party Union Council Army Church Hospital Mine Dam Railway Trail Desert Glacier Island""".split()
+WHO = "person company team artist group firm student man woman expert".split()
 _MULTIWORD = {
     "chief executive officer", "best dish", "favourite food", "favourite game", "main product",
     "opening date", "wedding date", "founding year", "release date", "start date", "room number",
@@ -328,8 +368,30 @@ old house|our new printer|my bike|my best friend|the night train|the green boat|
 company|our project|the new building|my phone|the garden gate""".replace("\n", " ").split("|")
 
 
+def _past(base: str) -> str:
+    if base in IRREGULAR_PASTS:
+        return IRREGULAR_PASTS[base]
+    if base.endswith("e"):
+        return base + "d"
+    return base[:-1] + "ied" if _ends_in_y(base) else base + "ed"
+
+
+def _present(base: str) -> str:
+    if base.endswith(("s", "x", "ch", "sh", "o")):
+        return base + "es"
+    return base[:-1] + "ies" if _ends_in_y(base) else base + "s"
+
+
+def _ends_in_y(base: str) -> bool:
+    return base.endswith("y") and base[-2:-1] not in "aeiou"
+
+
+def _base(rng: random.Random, made_up_share: float) -> str:
+    return made_up_word(rng) if rng.random() < made_up_share else rng.choice(BASES)
+
+
 def _nouns() -> list[tuple[str, str]]:
-    pairs = []
+    pairs = [(noun, kind) for kind, text in MORE_NOUNS.items() for noun in text.split()]
     for kind, text in NOUN_OBJECTS.items():
         text = " ".join(text.split())
         for phrase in _MULTIWORD:
@@ -342,13 +404,22 @@ def _nouns() -> list[tuple[str, str]]:
 
 NOUNS = _nouns()
 _BONDS = [tuple(b.strip().split("|")) for b in " ".join(BONDS.split()).split(";")]
+_GOING = [tuple(b.strip().split("|")) for b in " ".join(GOING.split()).split(";")]
 
 
 def _verb(rng: random.Random) -> Relation:
-    """{y} VERBED {x}: who did it? The verb is made up in one case of four."""
-    verb = made_up_word(rng) + "ed" if rng.random() < 0.25 else rng.choice(AGENT_VERBS)
-    participle = IRREGULAR.get(verb, verb)
-    be = "is" if verb in PRESENT else "was"
+    """{y} VERBED {x}, or VERBS it: who? The verb is made up in one case of five."""
+    if rng.random() < 0.25:
+        verb = rng.choice(AGENT_VERBS)
+        participle = IRREGULAR.get(verb, verb)
+        present = verb in PRESENT
+    else:
+        base = _base(rng, 0.27)
+        present = rng.random() < 0.25
+        participle = _past(base)
+        verb = _present(base) if present else participle
+    be = "is" if present else "was"
+    who = rng.choice(WHO)
     return Relation(
         "verb",
         rng.choice(("company", "work", "thing", "word", "place", "person")),
@@ -364,9 +435,9 @@ def _verb(rng: random.Random) -> Relation:
             f"Who {be} {{x}} {participle} by?",
             f"{{x}} {be} {participle} by whom?",
             f"Who was it that {verb} {{x}}?",
-            f"Which person {verb} {{x}}?",
+            f"Which {who} {verb} {{x}}?",
         ),
-        (f"who {verb} {{x}}", f"which person {verb} {{x}}", f"by whom {{x}} {be} {participle}"),
+        (f"who {verb} {{x}}", f"which {who} {verb} {{x}}", f"by whom {{x}} {be} {participle}"),
         f"{{x}} {be} {participle} by {{y}}.",
     )
 
@@ -376,27 +447,30 @@ def _attribute(rng: random.Random) -> Relation:
     noun, kind = rng.choice(NOUNS)
     if rng.random() < 0.2:
         noun, kind = made_up_word(rng), rng.choice(("person", "place", "word", "thing", "number"))
+    if rng.random() < 0.35:
+        noun = f"{rng.choice(MODIFIERS) if rng.random() < 0.85 else made_up_word(rng)} {noun}"
+    of = rng.choice(("to", "for", "in", "at")) if rng.random() < 0.1 else "of"
     ask = "Who" if kind == "person" else "What"
     return Relation(
         "attribute",
         rng.choice(("company", "work", "word", "person", "person", "place", "country")),
         kind,
         (
-            f"The {noun} of {{x}} is {{y}}.",
-            f"{{y}} is the {noun} of {{x}}.",
+            f"The {noun} {of} {{x}} is {{y}}.",
+            f"{{y}} is the {noun} {of} {{x}}.",
             f"{{x}}'s {noun} is {{y}}.",
             f"{{x}} has {{y}} as its {noun}.",
         ),
         (
-            f"{ask} is the {noun} of {{x}}?",
+            f"{ask} is the {noun} {of} {{x}}?",
             f"{ask} is {{x}}'s {noun}?",
-            f"Name the {noun} of {{x}}.",
+            f"Name the {noun} {of} {{x}}.",
             f"Which {noun} does {{x}} have?",
-            f"Tell me the {noun} of {{x}}.",
+            f"Tell me the {noun} {of} {{x}}.",
             f"{{x}}'s {noun} is {ask.lower()}?",
         ),
-        (f"the {noun} of {{x}}", f"{ask.lower()} the {noun} of {{x}} is", f"{{x}}'s {noun}"),
-        f"The {noun} of {{x}} is {{y}}.",
+        (f"the {noun} {of} {{x}}", f"{ask.lower()} the {noun} {of} {{x}} is", f"{{x}}'s {noun}"),
+        f"The {noun} {of} {{x}} is {{y}}.",
     )
 
 
@@ -459,15 +533,20 @@ def _dated(rng: random.Random) -> Relation:
 
 def _liking(rng: random.Random) -> Relation:
     """{x} VERBS {y}: what does it do?"""
-    base = made_up_word(rng) if rng.random() < 0.15 else rng.choice(LIKINGS)[:-1]
-    if base in ("studie", "teache"):
-        base = {"studie": "study", "teache": "teach"}[base]
-    verb = {"study": "studies", "teach": "teaches"}.get(base, base + "s")
+    if rng.random() < 0.5:
+        base = _base(rng, 0.3)
+    else:
+        base = {"studie": "study", "teache": "teach"}.get(cut := rng.choice(LIKINGS)[:-1], cut)
+    verb = _present(base)
     return Relation(
         "liking",
         rng.choice(("person", "person", "company", "word")),
         rng.choice(("thing", "thing", "word", "work")),
-        (f"{{x}} {verb} {{y}}.", f"What {{x}} {verb} is {{y}}.", f"It is {{y}} that {{x}} {verb}."),
+        (
+            f"{{x}} {verb} {{y}}.",
+            f"What {{x}} {verb} is {{y}}.",
+            f"It is {{y}} that {{x}} {verb}.",
+        ),
         (
             f"What does {{x}} {base}?",
             f"What is it that {{x}} {verb}?",
@@ -482,19 +561,49 @@ def _liking(rng: random.Random) -> Relation:
 
 def _doer(rng: random.Random) -> Relation:
     """{x} VERBED {y}, asked from the other side: what did {x} do?"""
-    verb = rng.choice([v for v in AGENT_VERBS if v.endswith("ed") and v not in IRREGULAR])
-    if rng.random() < 0.3:
-        verb = made_up_word(rng) + "ed"
+    base = _base(rng, 0.3)
+    verb = _past(base)
     return Relation(
         "doer",
         rng.choice(("person", "company")),
         rng.choice(("work", "thing", "company", "word")),
         (f"{{x}} {verb} {{y}}.", f"{{y}} was {verb} by {{x}}."),
-        (f"What was {verb} by {{x}}?", f"{{x}} {verb} what?", f"What is it that {{x}} {verb}?",
-         f"Say what {{x}} {verb}.", f"Which thing was {verb} by {{x}}?"),
+        (
+            f"What did {{x}} {base}?",
+            f"What was {verb} by {{x}}?",
+            f"{{x}} {verb} what?",
+            f"What is it that {{x}} {verb}?",
+            f"Which thing did {{x}} {base}?",
+            f"Say what {{x}} {verb}.",
+        ),
         (f"what {{x}} {verb}", f"what was {verb} by {{x}}"),
         f"{{x}} {verb} {{y}}.",
-    )  # fmt: skip
+    )
+
+
+def _going(rng: random.Random) -> Relation:
+    """{x} VERBS PREPOSITION {y}: lives in, belongs to, departs from ..."""
+    phrase, ask = rng.choice(_GOING)
+    base, preposition = phrase.split()
+    if rng.random() < 0.15:
+        base = made_up_word(rng)
+    wh, verb = ask.capitalize(), _present(base)
+    object_ = {"where": "place", "who": "person", "when": "year", "what": "thing"}[ask]
+    return Relation(
+        "going",
+        rng.choice(("person", "company", "word", "work")),
+        object_,
+        (f"{{x}} {verb} {preposition} {{y}}.", f"It is {preposition} {{y}} that {{x}} {verb}."),
+        (
+            f"{wh} does {{x}} {base} {preposition}?",
+            f"{{x}} {verb} {preposition} {ask}?",
+            f"{preposition.capitalize()} {'whom' if ask == 'who' else ask} does {{x}} {base}?",
+            f"{wh} is it that {{x}} {verb} {preposition}?",
+            f"Say {ask} {{x}} {verb} {preposition}.",
+        ),
+        (f"{ask} {{x}} {verb} {preposition}", f"{ask} it is that {{x}} {verb} {preposition}"),
+        f"{{x}} {verb} {preposition} {{y}}.",
+    )
 
 
 def _bond(rng: random.Random) -> Relation:
@@ -570,15 +679,27 @@ def _kind(rng: random.Random) -> Relation:
     )  # fmt: skip
 
 
-_MAKERS = (_verb, _attribute, _placed, _dated, _liking, _doer, _bond, _measure, _count, _kind)
-_MAKER_WEIGHTS = (24, 26, 11, 7, 9, 5, 8, 3, 4, 3)
+_MAKERS = (
+    (_verb, 25),
+    (_attribute, 27),
+    (_placed, 10),
+    (_dated, 6),
+    (_liking, 6),
+    (_doer, 5),
+    (_going, 7),
+    (_bond, 6),
+    (_measure, 3),
+    (_count, 3),
+    (_kind, 2),
+)
 
 
 def any_relation(rng: random.Random) -> Relation:
-    """A relation of the real world (two in five) or one put together from words just now."""
-    if rng.random() < 0.4:
+    """A relation of the real world (one in three) or one put together from words just now."""
+    if rng.random() < 0.35:
         return rng.choice(tuple(KNOWN.values()))
-    return rng.choices(_MAKERS, _MAKER_WEIGHTS)[0](rng)
+    makers, weights = zip(*_MAKERS, strict=True)
+    return rng.choices(makers, weights)[0](rng)
 
 
 def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
@@ -587,4 +708,6 @@ def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
     if relation.name in ("attribute", "bond", "placed") and rng.random() < 0.12:
         return WorldFact(relation, rng.choice(ROOMS).strip(), made_up(rng, relation.object))
     x, y = made_up(rng, relation.subject), made_up(rng, relation.object)
+    if relation.name not in KNOWN and relation.subject != "person" and rng.random() < 0.12:
+        x = f"the {made_up(rng, 'word')} {rng.choice(ENTITIES)}"
     return WorldFact(relation, x, y)
