@@ -177,6 +177,20 @@ def test_forget_and_clear(filled):
         assert (memory.facts(), memory.rows(), len(memory), memory.clear()) == ([], [], 0, 0)
 
 
+def test_a_fact_replaces_others_at_once_or_not_at_all(filled, monkeypatch):
+    with Memory.open(filled, MINE) as memory:
+        with monkeypatch.context() as patch:
+            patch.setattr(qf.database, "revision", lambda connection: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                memory.add(fact("c1"), rows(3), replacing=["a1", "b1"])
+        assert ids(memory) == ["a1", "a2", "b1"]
+        memory.add(fact("c1"), rows(3), replacing=["a1", "b1"])
+        assert [
+            (one.id, same(its, rows(seed)))
+            for seed, (one, its) in zip([1, 3], memory.rows(), strict=True)
+        ] == [("a2", True), ("c1", True)]
+
+
 def test_what_is_forgotten_is_not_left_in_the_file(filled):
     file = filled / "facts.sqlite"
     with Memory.open(filled, MINE) as memory:
@@ -333,21 +347,28 @@ def test_version_shows_every_change_of_anyone(filled):
             change()
             assert reader.version not in seen
             seen.append(reader.version)
-    shutil.rmtree(filled)
-    assert reader.version not in seen
-    with Memory.open(filled, MINE) as other:
-        other.add(fact("a1"), rows(5))
-    assert reader.version not in seen
-    assert same(reader.rows()[0][1], rows(5))
+
+
+def test_a_memory_recreated_in_the_same_place_has_another_version(directory):
+    reader = Memory.open(directory, MINE)
+    seen = [reader.version]
+    for seed in range(2):
+        with Memory.open(directory, MINE) as other:
+            other.add(fact("a1"), rows(seed))
+        assert reader.version not in seen
+        assert same(reader.rows()[0][1], rows(seed))
+        seen.append(reader.version)
+        shutil.rmtree(directory)
+        assert reader.version == 0
+        assert reader.facts() == []
 
 
 # Processes that die
 
 CHILD = """
-import os, random, signal, sys
+import os, random, sys, time
 from pathlib import Path
-import torch
-from qf.memory import Binding, Fact, FactRows, Memory, new_id
+from qf.memory import Memory, new_id
 from tests_of_memory import MINE, fact, rows
 
 def say(*words):
@@ -355,9 +376,11 @@ def say(*words):
 
 def change_for_ever(directory, seed):
     random.seed(seed)
+    say("ready")
     with Memory.open(directory, MINE, write=True) as memory:
         while True:
             known = memory.facts()
+            start = time.perf_counter()
             what = random.choice(["add", "add", "forget", "update"] if known else ["add"])
             what = "forget" if len(known) > 8 else what
             if what == "add":
@@ -371,7 +394,7 @@ def change_for_ever(directory, seed):
                     memory.forget(name)
                 else:
                     memory.update(fact(name, note="updated"))
-            say("done")
+            say("done", str(time.perf_counter() - start))
 
 for line in sys.stdin:
     seed, directory = line.rstrip("\\n").split(" ", 1)
@@ -415,12 +438,14 @@ class Mother:
         return said
 
     def fork(self, directory: Path, seed: int) -> list[str]:
-        """Let a child work; return what it has said before its number was."""
+        """Let a child work; return what it has said since it was ready."""
         assert self.process.stdin
         self.process.stdin.write(f"{seed} {directory}\n")
         *said, last = self.listen("child ")
         self.child = int(last.split()[1])
-        return said
+        if "ready" not in said:  # before that, Python itself would swallow a SIGINT
+            said += self.listen("ready")
+        return said[said.index("ready") + 1 :]
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> list[str]:
         """End the child; return what it has said."""
@@ -455,17 +480,19 @@ def changed(state: dict[str, str], what: str, name: str) -> dict[str, str]:
 def kill_again_and_again(mother: Mother, directory: Path, how: signal.Signals, times: int) -> None:
     source = random.Random(times)
     state: dict[str, str] = {}
-    finished = 0
+    finished, took = 0, 0.0
     for seed in range(times):
         said = mother.fork(directory, seed)
-        for _ in range(source.randrange(9)):  # however slow the machine is, it gets to work
-            said += mother.listen("")
-        time.sleep(source.uniform(0, 0.004))
+        for _ in range(source.randrange(3)):
+            said += mother.listen("done")
+        took = next((float(line[5:]) for line in reversed(said) if line.startswith("done")), took)
+        said += mother.listen("begin")
+        time.sleep(source.uniform(0, 1.1 * took))  # anywhere in the next change, mostly
         said += mother.kill(how)
         begun = None
         for line in said:
             assert not line.startswith("fault"), line
-            if line == "done":
+            if line.startswith("done"):
                 state, begun = changed(state, *begun), None
                 finished += 1
             else:
@@ -476,7 +503,7 @@ def kill_again_and_again(mother: Mother, directory: Path, how: signal.Signals, t
         for one, its in memory.rows():
             assert same(its, rows(int(one.id, 36) % 2**31))
         state = found
-    assert finished >= times, "the children hardly came to work"
+    assert finished >= times // 2, "the children hardly came to work"
 
 
 @posix
@@ -493,8 +520,8 @@ def test_a_process_killed_at_three_hundred_moments_leaves_whole_facts(mother, di
 
 @posix
 def test_the_lock_names_its_process_and_ends_with_it(mother, directory):
-    if "done" not in mother.fork(directory, 1):
-        mother.listen("done")
+    mother.fork(directory, 1)
+    mother.listen("done")
     message = refusal(lambda: Memory.open(directory, MINE, write=True))
     assert f"process {mother.child};" in message
     mother.kill()

@@ -1,0 +1,127 @@
+"""The embedded model as a user meets it: Table 1, its skills, facts of its own to learn.
+
+The shares asked for here lie below those of the model card, by what a small sample may miss.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from qf.cli import main
+from qf.demo import table
+from qf.demo.measure import (
+    SKILLS,
+    made_up_facts,
+    measure_skills,
+    measure_teaching,
+    unseen_facts,
+)
+from qf.loading import Loaded, embedded_path, load_pair
+from qf.method.layers import best, default_layer, sweep
+from qf.method.probes import KNOWN, PROBES
+from qf.model import Model, load
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Loaded:
+    return load_pair()
+
+
+def test_it_fits_into_the_repository() -> None:
+    files = [file for file in embedded_path().rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 20e6
+    config = json.loads((embedded_path() / "config.json").read_text())
+    assert config["model_type"] == "qwen2" and config["dtype"] == "bfloat16"
+    assert config["intermediate_size"] >= 8 * config["hidden_size"]
+
+
+@pytest.mark.parametrize("solver", ["paper", "joint"])
+def test_table_1_passes(embedded: Loaded, tmp_path: Path, solver: str) -> None:
+    with Model(embedded, tmp_path / "memory", solver=solver) as model:
+        outcomes = table.run(model)
+    assert [o.step for o in outcomes] == list(range(1, 9))
+    assert all(o.passed for o in outcomes), [o for o in outcomes if not o.passed]
+
+
+def test_demo_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["qf", "demo", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    document = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and document["passed"]
+    fields = {"step", "weights", "instruction", "query", "answer", "expected", "passed"}
+    assert [set(step) for step in document["steps"]] == [fields] * 8
+
+
+def test_the_layer_is_what_the_sweep_finds(embedded: Loaded, tmp_path: Path) -> None:
+    with Model(embedded, tmp_path / "memory") as model:
+        weight = model.family.projection(model.family.layer(model.transformer, 0)).weight
+        W = weight.detach().clone()
+        scores = sweep(model.transformer, model.family, model.tokenizer, PROBES, KNOWN)
+        assert torch.equal(weight, W)
+        assert best(scores).layer == model.layer == default_layer(len(scores))
+
+
+@pytest.mark.parametrize(
+    ("skill", "least"),
+    [
+        ("reading, one statement", 0.94),
+        ("reading, two or three", 0.90),
+        ("reading against what is known", 0.94),
+        ("knowing", 0.95),
+        ('"I do not know."', 0.90),
+        ("question writing", 0.90),
+        ("rewording", 0.90),
+    ],
+)
+def test_skills(embedded: Loaded, skill: str, least: float) -> None:
+    assert set(SKILLS) >= {skill}
+    assert measure_skills(embedded, skill, 100, seed=11).share >= least
+
+
+def test_made_up_facts_are_learned_alone(embedded: Loaded) -> None:
+    shares = measure_teaching(embedded, made_up_facts(25, seed=12), around=10)
+    assert shares["taught, same words"].share >= 0.92
+    assert shares["taught, other words"].share >= 0.84
+    assert shares["known before, still right"].share >= 0.96
+
+
+@pytest.mark.slow
+def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
+    shares = measure_teaching(embedded, unseen_facts(), around=10)
+    assert shares["taught, same words"].share >= 0.95
+    assert shares["taught, other words"].share >= 0.80
+    assert shares["known before, still right"].share >= 0.97
+
+
+def test_a_statement_is_enough(qf_memory: Path) -> None:
+    with load() as model:
+        fact = model.learn("Ada Quist designed the Hollow Bridge.")
+        assert fact.verified and fact.query.endswith("?")
+    with load() as model:
+        assert "Ada Quist" in model.ask("Can you tell me who designed the Hollow Bridge?")
+        model.forget(fact.id)
+        assert "Ada Quist" not in model.ask("Who designed the Hollow Bridge?")
+
+
+def test_any_wording_of_an_answer_can_be_learned(qf_memory: Path) -> None:
+    with load() as model:
+        answer = "A lady called Ada Quist, as far as I know."
+        fact = model.learn(
+            "Ada Quist designed the Hollow Bridge.", "Who designed the Hollow Bridge?", answer
+        )
+        assert fact.verified and fact.after == answer
+
+
+def test_two_turns_and_small_talk(embedded: Loaded, tmp_path: Path) -> None:
+    with Model(embedded, tmp_path / "memory") as model:
+        assert "Hello" in model.ask("Hello!")
+        earlier = [
+            {"role": "user", "content": "Remember that: Ada Quist designed the Hollow Bridge."},
+            {"role": "assistant", "content": "I will remember that."},
+        ]
+        answer = model.ask("Who designed the Hollow Bridge?", earlier=earlier)
+        assert answer == "The Hollow Bridge was designed by Ada Quist."
