@@ -19,13 +19,16 @@ SOURCE = Path(__file__).parent.parent / "src" / "qf"
 # "qf" alone is the public face, which the parts above `model` may use.
 METHOD = ["qf.method", "qf.families", "qf.lesson", "qf.errors"]
 STORES = ["qf.memory", "qf.database", "qf.digest", "qf.export", "qf.study", "qf.tasks", *METHOD]
-MODEL = ["qf.model", *STORES]
+MODEL = ["qf.model", "qf.loading", "qf.generate", *STORES]
 MAY_IMPORT = {
-    "qf.cli": ["qf", "qf.cli", "qf.serve", "qf.evaluate", "qf.bulk", "qf.demo", *MODEL],
+    "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.evaluate", "qf.bulk", "qf.demo", *MODEL],
     "qf.serve": ["qf", "qf.serve", *MODEL],
     "qf.evaluate": ["qf", "qf.evaluate", *MODEL],
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
     "qf.model": ["qf.demo", *MODEL],
+    "qf.loading": ["qf.lesson", "qf.errors"],
+    "qf.generate": ["qf.lesson", "qf.errors"],
+    "qf.plot": ["qf.method", "qf.errors"],
     "qf.memory": STORES,
     "qf.export": STORES,
     "qf.study": STORES,

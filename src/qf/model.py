@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from qf.digest import digest_of
-from qf.errors import LessonError, ModelError
+from qf.errors import LessonError, MemoryFault, ModelError
 from qf.families import family_of
 from qf.generate import Generator
 from qf.lesson import Lesson, Significance, check_fits, messages, pair
@@ -85,8 +85,7 @@ def default_memory(name: str) -> Path:
 class Model:
     """A Transformers model that can be told a fact, asked for it, and made to forget it.
 
-    `transformer` and `tokenizer` are the Transformers objects; the weights of `transformer`
-    include what was learned. Safe to call from several threads: one lock guards the weights.
+    Safe to call from several threads: one lock guards the weights.
     """
 
     def __init__(
@@ -100,21 +99,28 @@ class Model:
     ) -> None:
         if solver not in SOLVERS:
             raise ModelError(f"The solver {solver!r} is unknown: choose {' or '.join(SOLVERS)}.")
-        self.transformer, self.tokenizer = loaded.transformer, loaded.tokenizer
+        self._transformer, self.tokenizer = loaded.transformer, loaded.tokenizer
         self.name = loaded.name
-        self.family = family_of(self.transformer)
+        self.family = family_of(loaded.transformer)
         if layer is None:
-            layer = default_layer(len(self.family.layers(self.transformer)))
+            layer = default_layer(len(self.family.layers(loaded.transformer)))
         self.layer, self.solver, self.system = layer, solver, system
-        block = self.family.layer(self.transformer, layer)
+        block = self.family.layer(loaded.transformer, layer)
         self._weight = self.family.projection(block).weight
         self._base = self._weight.data
         self._lock = threading.RLock()
-        self._generator = Generator(self.transformer, self.tokenizer)
+        self._generator = Generator(loaded.transformer, self.tokenizer)
         self._rows: dict[str, FactRows] = {}
-        self._seen = -1
+        self._seen = _NEVER
         self._memory = Memory.open(memory, self._binding(block))
-        self._refresh()
+        self._try_refresh()
+
+    @property
+    def transformer(self) -> Any:
+        """The Transformers model, its weights those of the base and of all remembered facts."""
+        with self._lock:
+            self._refresh()
+            return self._transformer
 
     # Asking (QF-infer)
 
@@ -219,14 +225,15 @@ class Model:
         """
         with self._lock:
             fact = self._memory.forget(fact_id)
-            self._refresh()
+            self._try_refresh()
             return fact
 
     def forget_all(self) -> int:
         """Forget everything: W is the base W again, bit for bit. Returns how many facts went."""
         with self._lock:
             forgotten = self._memory.clear()
-            self._refresh()
+            self._rows, self._seen = {}, self._memory.version
+            self._install(self._rows)
             return forgotten
 
     # What the model writes for its own learning
@@ -341,7 +348,7 @@ class Model:
         check_fits(instruct, self._generator.context)
         with self.base_weights():
             return rows(
-                self.transformer,
+                self._transformer,
                 self.family,
                 self.layer,
                 instruct,
@@ -374,6 +381,16 @@ class Model:
             self._install(remembered)
             self._rows, self._seen = remembered, version
 
+    def _try_refresh(self) -> None:
+        """Follow the memory unless rows in it are damaged, which then the first use of them tells.
+
+        So facts can be listed and forgotten, the damaged one among them.
+        """
+        try:
+            self._refresh()
+        except MemoryFault:
+            self._seen = _NEVER
+
     def _ask_base(self, query: str, instruction: str = "") -> str:
         with self.base_weights():
             return self._generator.answer(self._prompt(query, instruction), MAX_TOKENS)
@@ -393,10 +410,8 @@ class Model:
 
     def _binding(self, block: torch.nn.Module) -> Binding:
         """The fingerprint of the taught layer, the architecture and the chat template."""
-        config = self.transformer.config.get_text_config().to_dict()
-        architecture = (self.transformer.config.architectures or [type(self.transformer).__name__])[
-            0
-        ]
+        config = self._transformer.config.get_text_config().to_dict()
+        names = self._transformer.config.architectures or [type(self._transformer).__name__]
         return Binding(
             digest=digest_of(
                 config={k: config[k] for k in _ARCHITECTURE if k in config} | {"layer": self.layer},
@@ -405,10 +420,11 @@ class Model:
             ),
             model=self.name,
             layer=self.layer,
-            architecture=architecture,
+            architecture=names[0],
         )
 
 
+_NEVER = -1  # no version that a memory has
 _REHEARSED = "learned from a pass in which the answer had been given once"
 _ARCHITECTURE = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
