@@ -78,30 +78,30 @@ def _lines(c: Conversation) -> Iterator[str]:
 def encode(tokenizer: Tokenizer, c: Conversation, everything: bool) -> tuple[list[int], list[bool]]:
     """The conversation's tokens, and which of them are to be predicted: the answers' (or all)."""
     pieces = [(f"{START}system\n{c.system}{STOP}\n", False)]
-    for question, answer in c.turns:
+    for turn, (question, answer) in enumerate(c.turns):
         pieces.append((f"{START}user\n{question}{STOP}\n{START}assistant\n", False))
-        pieces.append((f"\n{answer}{STOP}", True))
+        pieces.append((f"\n{answer}{STOP}", turn >= c.given))
         pieces.append(("\n", False))
     ids: list[int] = []
     learned: list[bool] = []
-    for text, is_answer in pieces:
+    for place, (text, is_learned) in enumerate(pieces):
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
-        # The newline that makes the answer's first word begin a line belongs to the header.
-        tokens = tokens[1:] if is_answer else tokens
+        # The newline that makes an answer's first word begin a line belongs to the header.
+        tokens = tokens[1:] if place % 3 == 2 else tokens
         ids += tokens
-        learned += [is_answer or everything] * len(tokens)
+        learned += [is_learned or everything] * len(tokens)
     return ids, learned
 
 
 def batches(
-    tokenizer: Tokenizer, seed: int, tokens: int, start: int
+    tokenizer: Tokenizer, seed: int, tokens: int, everything: float, start: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of about `tokens` tokens, sorted by length; batch `start` comes first."""
     pool_seed = start // POOL
     skip = start % POOL
     while True:
         rng = random.Random(f"{seed}/{pool_seed}")
-        made = _pool(tokenizer, rng, tokens)
+        made = _pool(tokenizer, rng, tokens, everything)
         yield from made[skip:]
         pool_seed, skip = pool_seed + 1, 0
 
@@ -111,12 +111,12 @@ POOL = 16
 
 
 def _pool(
-    tokenizer: Tokenizer, rng: random.Random, tokens: int
+    tokenizer: Tokenizer, rng: random.Random, tokens: int, everything: float
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     drawn: list[tuple[list[int], list[bool]]] = []
     size = 0
     while size < tokens * POOL * 0.97:
-        drawn.append(encode(tokenizer, conversation(rng), rng.random() < 0.1))
+        drawn.append(encode(tokenizer, conversation(rng), rng.random() < everything))
         size += len(drawn[-1][0])
     drawn.sort(key=lambda d: len(d[0]))
     share = size / POOL
@@ -206,7 +206,7 @@ def train(args: argparse.Namespace) -> None:
         first = state["step"]
     print(f"{model.num_parameters() / 1e6:.1f} M parameters, from step {first}", flush=True)
     started, total = time.time(), 0.0
-    feed = batches(tokenizer.backend_tokenizer, args.seed, args.tokens, first)
+    feed = batches(tokenizer.backend_tokenizer, args.seed, args.tokens, args.everything, first)
     for step in range(first, args.steps):
         x, y = next(feed)
         for opt in opts:
@@ -263,6 +263,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--decay-from", type=float, default=0.6, help="share before the decay")
     parser.add_argument("--tokens", type=int, default=6144, help="tokens in a batch")
+    parser.add_argument(
+        "--everything", type=float, default=0.1, help="share of conversations learned as a whole"
+    )
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)

@@ -185,3 +185,28 @@ def tiny_model(
         return copy.deepcopy(_models[key])
 
     return build
+
+
+@pytest.fixture
+def speaker(
+    tiny_model: "Callable[..., PreTrainedModel]", tiny_tokenizer: "PreTrainedTokenizerFast"
+) -> "Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerFast]]":
+    """Build `speaker(kind, *, seed=5, **config)`: a tiny model that answers in capital letters.
+
+    Its head knows nothing but A to Z, which the tokenizer never merges, and the end of the turn,
+    so that it gives short answers, "JGUT", that depend on the whole prompt.
+    """
+
+    def build(
+        kind: str = "llama", *, seed: int = 5, **overrides: Any
+    ) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+        model = tiny_model(kind, seed=seed, **overrides)
+        letters = tiny_tokenizer.convert_tokens_to_ids(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+        end = tiny_tokenizer.eos_token_id
+        W = model.get_output_embeddings().weight.data
+        said, ended = W[letters].clone(), W[end].clone()
+        W.zero_()
+        W[letters], W[end] = said, 3 * ended  # a turn ends after some five letters
+        return model, tiny_tokenizer
+
+    return build

@@ -6,6 +6,7 @@ or input; 130: interrupted. Answers go to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from qf.errors import LessonError, QFError
 
@@ -37,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Solver(StrEnum):
@@ -48,32 +49,51 @@ class Solver(StrEnum):
     joint = "joint"
 
 
+def _text(text: str | None) -> str | None:
+    """Check a text of the command line, where bytes that are none arrive as lone surrogates."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise LessonError(f"The text {text!r} is not valid UTF-8: type it again.") from None
+    return text
+
+
+def _shared(*names: str, help: str, **more: Any) -> Any:
+    """An option about the model and its memory; `--help` shows these apart from a command's own."""
+    return typer.Option(*names, help=help, rich_help_panel="Model and memory", **more)
+
+
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Hub name or directory; default: QF_MODEL, else embedded."),
+    _shared("--model", "-m", help="Hub name or directory; default: QF_MODEL, else embedded."),
 ]
 MemoryDir = Annotated[
     Path | None,
-    typer.Option("--memory", help="Directory of the facts; default: QF_MEMORY, else your own."),
+    _shared("--memory", help="Directory of the facts; default: QF_MEMORY, else your own."),
 ]
 Layer = Annotated[
-    int | None, typer.Option("--layer", help="Decoder layer to teach, from 0 (see `qf layers`).")
+    int | None,
+    _shared(
+        "--layer",
+        help="Decoder layer to teach, from 0; default: QF_LAYER, else that of the memory, else the"
+        " paper's depth (see `qf layers`).",
+    ),
 ]
 SolverName = Annotated[
-    Solver | None, typer.Option("--solver", help="Exact Eq. 3, or gently weighted together.")
+    Solver | None, _shared("--solver", help="Exact Eq. 3, or gently weighted together.")
 ]
 System = Annotated[
     str | None,
-    typer.Option("--system", help="The system prompt that the model is served with."),
+    _shared("--system", help="The system prompt that the model is served with.", callback=_text),
 ]
 Template = Annotated[
     str | None,
-    typer.Option("--template", help="'plain', a file or a chat template, for models without one."),
+    _shared("--template", help="'plain', a file or a chat template, for models without one."),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps ...")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, _shared("--device", help="cpu, cuda, mps ...")]
+Dtype = Annotated[str | None, _shared("--dtype", help="float32, bfloat16 or float16.")]
 Trust = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings along.")
+    bool, _shared("--trust-remote-code", help="Run code that a hub model brings along.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -125,7 +145,8 @@ def _quiet() -> None:
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=2))
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(document, ensure_ascii=not unicode, indent=2))
 
 
 def _say(text: str = "", style: str = "") -> None:
@@ -133,10 +154,20 @@ def _say(text: str = "", style: str = "") -> None:
     out.print(text, style=style, markup=False, soft_wrap=True)
 
 
+def _say_table(table: Table) -> None:
+    """Print a table, folded to the width of a terminal; what a program reads is not folded."""
+    out.print(table, width=None if out.is_terminal else 10_000)
+
+
+def _example(*lines: str) -> str:
+    """The end of a command's help."""
+    return "[bold]Example[/]\n" + "\n".join(f"  {line}" for line in lines)
+
+
 # Commands
 
 
-@app.command()
+@app.command(epilog=_example("qf demo", "qf demo --model Qwen/Qwen2.5-1.5B-Instruct"))
 def demo(
     model: ModelName = None,
     layer: Layer = None,
@@ -150,8 +181,6 @@ def demo(
     """Watch a model learn its first fact: the eight steps of the paper's Table 1.
 
     Works on a memory of its own; what you taught is left alone.
-
-    Example:  qf demo   |   qf demo --model Qwen/Qwen2.5-1.5B-Instruct
     """
     with tempfile.TemporaryDirectory() as scratch:
         memory = Path(scratch) / "memory"
@@ -198,21 +227,38 @@ def _demo_step(outcome: Any) -> None:
         _say()
         _say(headings[outcome.step], "bold cyan")
     assert 4 in LESSONS_BEFORE
-    mark = "[green]✓[/]" if outcome.passed else "[red]✗[/]"
-    told = f"  [dim](told: {escape(outcome.instruction)})[/]" if outcome.instruction else ""
-    out.print(f" {outcome.step}  {outcome.weights:<2}  {escape(outcome.query)}{told}")
-    out.print(f"      {mark}  [bold]{escape(outcome.answer)}[/]")
-    out.print(f"         [dim]expected: {escape(outcome.expected)}[/]")
+    mark = ("✓", "green") if outcome.passed else ("✗", "red")
+    told = f"  (told: {outcome.instruction})" if outcome.instruction else ""
+    asked = Text(f" {outcome.step}  {outcome.weights:<2}  {outcome.query}").append(told, "dim")
+    answered = Text.assemble("      ", mark, "  ", (outcome.answer, "bold"))
+    for line in (asked, answered, Text(f"         expected: {outcome.expected}", "dim")):
+        out.print(line, soft_wrap=True)
 
 
-@app.command()
+@app.command(
+    epilog=_example(
+        'qf learn "Ada Quist designed the Hollow Bridge."',
+        'qf learn "Qi started Oxinnovate." -q "Who started Oxinnovate?"',
+    )
+)
 def learn(
-    instruction: Annotated[str, typer.Argument(help="What is to be known, as a statement.")],
+    instruction: Annotated[
+        str,
+        typer.Argument(
+            metavar="STATEMENT", help="What is to be known, as a statement.", callback=_text
+        ),
+    ],
     query: Annotated[
-        str | None, typer.Option("--query", "-q", help="The question; default: the model's own.")
+        str | None,
+        typer.Option(
+            "--query", "-q", help="The question; default: the model's own.", callback=_text
+        ),
     ] = None,
     answer: Annotated[
-        str | None, typer.Option("--answer", "-a", help="The answer; default: the model's own.")
+        str | None,
+        typer.Option(
+            "--answer", "-a", help="The answer; default: the model's own.", callback=_text
+        ),
     ] = None,
     significance: Annotated[
         str,
@@ -234,11 +280,7 @@ def learn(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Teach one fact, and ask for it before and after.
-
-    Example:  qf learn "Ada Quist designed the Hollow Bridge."
-              qf learn "Qi started Oxinnovate." -q "Who started Oxinnovate?"
-    """
+    """Teach one fact, and ask for it before and after."""
     wanted = _significance(significance)
     choice = Choice(
         model, memory, layer, solver, system, template, device, dtype, trust_remote_code
@@ -260,8 +302,8 @@ def _show_learned(fact: Fact) -> None:
         ("before", fact.before),
         ("after", fact.after),
     ):
-        table.add_row(f"[dim]{name}[/]", escape(text))
-    out.print(table)
+        table.add_row(Text(name, "dim"), Text(text))
+    _say_table(table)
     count = f"{fact.rows} row{'' if fact.rows == 1 else 's'}"
     done = f"at layer {fact.layer}, {count}, {fact.seconds:.2f} s, id {fact.id}"
     if fact.verified:
@@ -285,13 +327,21 @@ def _significance(text: str) -> Significance:
         ) from None
 
 
-@app.command()
+@app.command(epilog=_example('qf ask "Who designed the Hollow Bridge?"'))
 def ask(
-    query: Annotated[str, typer.Argument(help="What to ask.")],
+    query: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.", callback=_text)],
     instruction: Annotated[
-        str, typer.Option("--instruction", "-i", help="Tell it first, for this question only.")
+        str,
+        typer.Option(
+            "--instruction",
+            "-i",
+            help="Tell it first, for this question only.",
+            callback=_text,
+        ),
     ] = "",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1)] = 128,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="How long an answer may become.")
+    ] = 128,
     model: ModelName = None,
     memory: MemoryDir = None,
     layer: Layer = None,
@@ -303,10 +353,7 @@ def ask(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Ask the model, with all that it was taught.
-
-    Example:  qf ask "Who designed the Hollow Bridge?"
-    """
+    """Ask the model, with all that it was taught."""
     choice = Choice(
         model, memory, layer, solver, system, template, device, dtype, trust_remote_code
     )
@@ -320,7 +367,13 @@ def ask(
         print()
 
 
-@app.command()
+@app.command(
+    epilog=_example(
+        "qf chat",
+        "you> /learn Ada Quist designed the Hollow Bridge.",
+        "you> Who designed the Hollow Bridge?",
+    )
+)
 def chat(
     model: ModelName = None,
     memory: MemoryDir = None,
@@ -333,12 +386,7 @@ def chat(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Talk with the model and teach it in between: /learn, /facts, /forget, /new, /quit.
-
-    Example:  qf chat
-              you> /learn Ada Quist designed the Hollow Bridge.
-              you> Who designed the Hollow Bridge?
-    """
+    """Talk with the model and teach it in between: /learn, /facts, /forget, /new, /quit."""
     choice = Choice(
         model, memory, layer, solver, system, template, device, dtype, trust_remote_code
     )
@@ -424,7 +472,7 @@ class _Chat:
             self._note({"help": self.HELP}, self.HELP)
 
 
-@app.command()
+@app.command(epilog=_example("qf facts --json"))
 def facts(
     model: ModelName = None,
     memory: MemoryDir = None,
@@ -435,10 +483,7 @@ def facts(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """List what the model was taught.
-
-    Example:  qf facts --json
-    """
+    """List what the model was taught."""
     choice = Choice(model, memory, layer, None, None, template, device, dtype, trust_remote_code)
     with opened(choice) as teacher:
         known = teacher.facts()
@@ -453,15 +498,15 @@ def facts(
         table.add_column(column, no_wrap=column in ("id", "rows"), overflow="fold")
     for fact in known:
         mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[fact.verified]
-        texts = (escape(t) for t in (fact.instruction, fact.query, fact.answer))
+        texts = (Text(t) for t in (fact.instruction, fact.query, fact.answer))
         table.add_row(fact.id, *texts, str(fact.rows), mark)
-    out.print(table)
+    _say_table(table)
 
 
-@app.command()
+@app.command(epilog=_example("qf forget 1a2b3c4d", "qf forget --all"))
 def forget(
     fact_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The fact's id, or how it begins.")
+        str | None, typer.Argument(metavar="ID", help="The fact's id, or how it begins.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Forget all facts: the weights are the base's again.")
@@ -475,10 +520,7 @@ def forget(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Forget one fact (or all), as if it had never been taught.
-
-    Example:  qf forget 1a2b3c4d   |   qf forget --all
-    """
+    """Forget one fact (or all), as if it had never been taught."""
     if (fact_id is None) is not everything:
         raise QFError("Say what to forget: either an ID (see `qf facts`) or --all.")
     choice = Choice(model, memory, layer, None, None, template, device, dtype, trust_remote_code)
@@ -497,7 +539,7 @@ def forget(
         _say(f"Forgot {fact.id}: {fact.instruction}")
 
 
-@app.command()
+@app.command(epilog=_example("qf layers --plot layers.png"))
 def layers(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Where the PNG goes; default: qf-layers.png.")
@@ -513,10 +555,10 @@ def layers(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Find the layer to teach: lessons at every layer, forward passes only.
-
-    Example:  qf layers --plot layers.png
-    """
+    """Find the layer to teach: lessons at every layer, forward passes only."""
+    path = plot or Path("qf-layers.png")
+    if path.is_dir() or not path.parent.is_dir():
+        raise QFError(f"The plot {path} cannot be written: name a file in a directory with --plot.")
     with tempfile.TemporaryDirectory() as scratch:
         memory = Path(scratch) / "memory"
         choice = Choice(
@@ -540,7 +582,6 @@ def layers(
             )
             found, name = best(scores), teacher.name
             usual = default_layer(len(scores))
-    path = plot or Path("qf-layers.png")
     layers_png(scores, found.layer, path, f"Where to teach: {name}")
     if as_json:
         rows = [{**vars(s), "score": s.score} for s in scores]
@@ -563,12 +604,15 @@ def _show_layer(score: Any) -> None:
 
 def main() -> NoReturn:
     """Run the command line; a QFError becomes one sentence and exit code 2."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what cannot be shown is a ?, not an end
     try:
         code = app(standalone_mode=False) or 0
     except QFError as error:
         code = _fail(str(error), 2)
-    except KeyboardInterrupt:
-        code = _fail("Interrupted; what was learned before is kept.", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -578,9 +622,11 @@ def main() -> NoReturn:
         if hasattr(error, "show"):
             error.show()
         code = error.exit_code
+    if code == 130:  # typer, too, gives this for Ctrl-C
+        _fail("Interrupted; what was learned before is kept.", code)
     raise SystemExit(code)
 
 
 def _fail(message: str, code: int) -> int:
-    err.print(f"[red]qf:[/] {escape(message)}", soft_wrap=True)
+    err.print(Text.assemble(("qf:", "red"), " ", message), soft_wrap=True)
     return code

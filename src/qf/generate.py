@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,23 +65,26 @@ class Generator:
         return self.answers([prompt], max_tokens)[0]
 
     def answers(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
-        """The answers to several prompts, batched; padding on the left changes nothing."""
+        """The answers to several prompts, batched; each is as if it had been asked alone."""
         texts: list[str] = []
         for first in range(0, len(prompts), BATCH):
             batch = prompts[first : first + BATCH]
             longest = max(len(p) for p in batch)
-            generated = self._generate(batch, longest, max_tokens)[:, longest:]
-            texts += self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+            rooms = [self._room(p, max_tokens) for p in batch]
+            generated = self._generate(batch, longest, max(rooms))[:, longest:]
+            own = [ids[:room] for ids, room in zip(generated, rooms, strict=True)]
+            texts += self.tokenizer.batch_decode(own, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[str]:
         """The answer to one prompt in pieces; a reader that leaves ends the generation."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop, failures = _Stop(), []
+        room = self._room(prompt, max_tokens)
 
         def run() -> None:
             try:
-                self._generate([prompt], len(prompt), max_tokens, streamer=streamer, stop=stop)
+                self._generate([prompt], len(prompt), room, streamer=streamer, stop=stop)
             except BaseException as error:
                 failures.append(error)
                 streamer.end()
@@ -95,6 +99,10 @@ class Generator:
         if failures:
             raise failures[0]
 
+    def _room(self, prompt: Sequence[int], max_tokens: int) -> int:
+        """How many tokens an answer may have: prompt and answer share the context."""
+        return min(max_tokens, self.context - len(prompt))
+
     def _generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -103,20 +111,31 @@ class Generator:
         streamer: Any = None,
         stop: _Stop | None = None,
     ) -> Any:
-        """Token ids of prompts and answers; the context bounds their sum."""
+        """Token ids of prompts, padded on the left to the longest, and answers."""
         ids = [[self.pad_id] * (longest - len(p)) + list(p) for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
         device = self.transformer.get_input_embeddings().weight.device
-        with torch.inference_mode():
+        with torch.inference_mode(), _no_defaults(self.transformer):
             return self.transformer.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=GenerationConfig(
                     do_sample=False,
-                    max_new_tokens=min(max_tokens, self.context - longest),
+                    max_new_tokens=max_tokens,
                     eos_token_id=self.eos_ids or None,
                     pad_token_id=self.pad_id,
                 ),
                 stopping_criteria=StoppingCriteriaList([stop] if stop else []),
                 streamer=streamer,
             )
+
+
+@contextmanager
+def _no_defaults(transformer: Any) -> Iterator[None]:
+    """Hide the model's own generation defaults, which `generate` would add to what it is given."""
+    own = transformer.generation_config
+    transformer.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        transformer.generation_config = own

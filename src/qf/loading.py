@@ -45,6 +45,7 @@ def load_pair(
 
     Raises ModelError: nothing of that name, files that do not load, no fast tokenizer.
     """
+    chat_template = _template(template) if template else None
     if isinstance(model, tuple):
         transformer, tokenizer = model
         name = str(getattr(transformer.config, "name_or_path", "") or type(transformer).__name__)
@@ -58,8 +59,8 @@ def load_pair(
             raise ModelError(
                 f"The device {device!r} cannot be used ({_first_line(error)}): try --device cpu."
             ) from error
-    if template:
-        tokenizer.chat_template = _template(template)
+    if chat_template:
+        tokenizer.chat_template = chat_template
     return Loaded(transformer.eval(), tokenizer, name)
 
 
@@ -121,7 +122,7 @@ def _why_not_loaded(name: str, error: Exception) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return lines[0].rstrip(" .:") if lines else type(error).__name__
 
 
 def _template(template: str) -> str:
@@ -131,8 +132,9 @@ def _template(template: str) -> str:
         return template
     try:
         return Path(template).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no text"
         raise ModelError(
-            f"The chat template {template!r} cannot be read ({error.strerror}): give 'plain', a"
-            " file, or the template itself."
+            f"The chat template {template!r} cannot be read ({why}): give 'plain', a file, or the"
+            " template itself."
         ) from error

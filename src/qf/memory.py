@@ -128,6 +128,16 @@ class Memory:
         with memory._reading():
             return memory
 
+    @staticmethod
+    def bound_to(directory: Path) -> Binding | None:
+        """Return the model that the facts in `directory` were taught to; None without facts.
+
+        Raises MemoryFault as `open` does, but for the model that it is bound to.
+        """
+        database = Database(Path(directory))
+        with database.reading() as connection:
+            return _bound(database, connection)
+
     def writable(self) -> Memory:
         """Take the writer's lock, check once more that the memory is this model's; return self."""
         if self._database.lock():
@@ -261,23 +271,19 @@ class Memory:
             yield database, self._find(self._facts(database), id_or_prefix)
 
     def _check_binding(self, database: sqlite3.Connection) -> None:
-        bound = database.execute(
-            "SELECT value FROM meta WHERE key = 'binding' AND EXISTS (SELECT 1 FROM facts)"
-        ).fetchone()
-        if bound is None:
+        held, ours = _bound(self._database, database), self.binding
+        if held is None or held.digest == ours.digest:
             return
-        try:
-            held, ours = Binding(**json.loads(bound[0])), self.binding
-        except (TypeError, ValueError) as error:
-            raise self._database.damaged(error) from error
-        if held.digest != ours.digest:
-            alike = (held.model, held.layer) == (ours.model, ours.layer)
-            raise MemoryFault(
-                f"The memory {self.directory} holds facts of {held.model} (layer {held.layer}), "
-                f"not of {ours.model} (layer {ours.layer})"
-                f"{', and its weights or template have changed since' if alike else ''}; "
-                "choose another with --memory or the right model with --model."
-            )
+        remedy = "choose another with --memory or the right model with --model"
+        changed = ""
+        if held.model == ours.model and held.layer != ours.layer:
+            remedy = f"give --layer {held.layer}, or choose another with --memory"
+        elif held.model == ours.model:
+            changed = ", and its weights or template have changed since"
+        raise MemoryFault(
+            f"The memory {self.directory} holds facts of {held.model} (layer {held.layer}), "
+            f"not of {ours.model} (layer {ours.layer}){changed}; {remedy}."
+        )
 
     def _remove(self, database: sqlite3.Connection, fact_id: str) -> None:
         database.execute(f"DELETE FROM tensors WHERE position = {_POSITION}", (fact_id,))
@@ -319,6 +325,17 @@ class Memory:
                 f"The rows of fact {fact.id} ({_brief(fact)}) in {self._database.file} are "
                 f"damaged; remove it with `qf forget {fact.id}` and teach it again."
             ) from error
+
+
+def _bound(database: Database, connection: sqlite3.Connection) -> Binding | None:
+    """Return what the facts are bound to; without facts, whatever is written there is void."""
+    found = connection.execute(
+        "SELECT value FROM meta WHERE key = 'binding' AND EXISTS (SELECT 1 FROM facts)"
+    ).fetchone()
+    try:
+        return found and Binding(**json.loads(found[0]))
+    except (TypeError, ValueError) as error:
+        raise database.damaged(error) from error
 
 
 def _record(fact: Fact) -> str:

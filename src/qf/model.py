@@ -58,9 +58,9 @@ def load(
 
     `model`: a hub name, a directory, a pair (Transformers model, tokenizer), or None for QF_MODEL,
     else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY, else one per
-    model in the user's data directory. `layer`: the decoder layer to teach (None: what `qf layers`
-    found for this model, else the paper's depth). `system`: the prompt that it is served with
-    (None: what the chat template inserts by itself).
+    model in the user's data directory. `layer`: the decoder layer to teach; None for QF_LAYER, else
+    the layer of the facts in the memory, else the paper's depth. `system`: the prompt that it is
+    served with (None: what the chat template inserts by itself).
 
     Raises ModelError (model or layer cannot be used) and MemoryFault (memory cannot be read, or
     belongs to another model).
@@ -72,7 +72,19 @@ def load(
         model, template=template, device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
     directory = Path(memory or os.environ.get("QF_MEMORY") or default_memory(loaded.name))
+    if layer is None:
+        layer = _layer_of_environment()
     return Model(loaded, directory.expanduser(), layer=layer, solver=solver, system=system)
+
+
+def _layer_of_environment() -> int | None:
+    text = os.environ.get("QF_LAYER", "").strip()
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise ModelError(
+            f"QF_LAYER is {text!r}: set it to the number of a decoder layer, or not at all."
+        ) from None
 
 
 def default_memory(name: str) -> Path:
@@ -103,11 +115,12 @@ class Model:
         self.name = loaded.name
         self.family = family_of(loaded.transformer)
         if layer is None:
-            layer = default_layer(len(self.family.layers(loaded.transformer)))
+            layer = _usual_layer(memory, len(self.family.layers(loaded.transformer)))
         self.layer, self.solver, self.system = layer, solver, system
         block = self.family.layer(loaded.transformer, layer)
         self._weight = self.family.projection(block).weight
-        self._base = self._weight.data
+        self._base = self._learned = self._weight.data
+        self._unlearned = 0  # how many blocks of `base_weights` are open
         self._lock = threading.RLock()
         self._generator = Generator(loaded.transformer, self.tokenizer)
         self._rows: dict[str, FactRows] = {}
@@ -190,6 +203,7 @@ class Model:
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
         """
+        _check_given(instruction, query, answer, significance)
         with self._lock:
             self._memory.writable()
             self._refresh()
@@ -261,21 +275,25 @@ class Model:
     def base_weights(self) -> Iterator[None]:
         """Let the transformer be what it was before it learned anything, inside the block."""
         with self._lock:
-            learned = self._weight.data
-            self._weight.data = self._base
+            self._unlearned += 1
+            self._show()
             try:
                 yield
             finally:
-                self._weight.data = learned
+                self._unlearned -= 1
+                self._show()
 
     def update(self) -> Update | None:
         """ΔW of all remembered facts as factors B @ A, or None when there is nothing to change."""
-        return self._solve(self._rows)
+        with self._lock:
+            self._refresh()
+            return self._solve(self._rows)
 
     def close(self) -> None:
         """Put the base weights back and let go of the memory."""
         with self._lock:
-            self._weight.data = self._base
+            self._learned = self._base
+            self._show()
             self._memory.close()
 
     def __enter__(self) -> Model:
@@ -293,7 +311,6 @@ class Model:
         self, instruction: str, query: str | None, answer: str | None, significance: Significance
     ) -> Lesson:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""
-        Lesson(instruction, query if query is not None else "?", "." if answer is None else answer)
         query = self.write_question(instruction) if query is None else query
         if answer is None:
             answer = self._ask_base(query, instruction)
@@ -371,7 +388,12 @@ class Model:
     def _install(self, remembered: Mapping[str, FactRows]) -> None:
         """Make the weights those of the base and the remembered rows."""
         change = self._solve(remembered)
-        self._weight.data = self._base if change is None else change.apply(self._base)
+        self._learned = self._base if change is None else change.apply(self._base)
+        self._show()
+
+    def _show(self) -> None:
+        """Put the learned weights in place, or inside of `base_weights` the base."""
+        self._weight.data = self._base if self._unlearned else self._learned
 
     def _refresh(self) -> None:
         """Follow what any process wrote into the memory since the last look."""
@@ -431,6 +453,22 @@ _ARCHITECTURE = (
     "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
     "rope_theta", "rope_parameters", "tie_word_embeddings", "sliding_window",
 )  # fmt: skip
+
+
+def _check_given(
+    instruction: str, query: str | None, answer: str | None, significance: Significance
+) -> None:
+    """Raise LessonError for what no model is needed to refuse."""
+    if answer is None:
+        answer, significance = "?", "auto"  # how many words it will have is not known yet
+    Lesson(instruction, "?" if query is None else query, answer, significance)
+
+
+def _usual_layer(memory: Path, count: int) -> int:
+    """The layer that the facts in a memory were taught at, else the paper's depth."""
+    bound = Memory.bound_to(memory)
+    # A layer that this model has not is another model's, which opening the memory tells better.
+    return bound.layer if bound and bound.layer < count else default_layer(count)
 
 
 def says(answer: str, expected: str) -> bool:

@@ -43,8 +43,9 @@ def layers_png(scores: Sequence[LayerScore], best: int, path: Path, title: str) 
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     try:
-        figure.savefig(path)
+        figure.savefig(path, format=path.suffix[1:] or "png")
     except (OSError, ValueError) as error:
-        raise QFError(f"The plot {path} cannot be written ({error}): choose another --plot.") from (
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise QFError(f"The plot {path} cannot be written ({why}): choose another --plot.") from (
             error
         )

@@ -55,10 +55,14 @@ SMALL_TALK = (
 
 @dataclass(frozen=True)
 class Conversation:
-    """A system text (empty: none) and turns of (user, assistant)."""
+    """A system text (empty: none) and turns of (user, assistant).
+
+    The answers of the first `given` turns cannot be foreseen and are not to be learned.
+    """
 
     system: str
     turns: tuple[tuple[str, str], ...]
+    given: int = 0
 
 
 def ask(rng: random.Random, fact: WorldFact) -> str:
@@ -239,7 +243,7 @@ def _asked_again(rng: random.Random) -> Conversation:
     if rng.random() < 0.2:
         turns.insert(1, _side_turn(rng, [fact]))
     told = [rng.choice(fact.statements())] if rng.random() < 0.8 else []
-    return Conversation(_system(rng, told), tuple(turns))
+    return Conversation(_system(rng, told), tuple(turns), given=1)
 
 
 def _small_talk(rng: random.Random) -> Conversation:

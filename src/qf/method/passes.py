@@ -26,7 +26,7 @@ from qf.method.solve import project
 
 # "auto" learns the tokens that the closed-book pass gives less than this.
 AUTO_BELOW = 0.9
-BLOCK = 16  # rows of logits that are held at a time: 10 MB of them for 150,000 tokens
+BLOCK = 64  # rows of logits that are held at a time: 20 MB in bfloat16 for 150,000 tokens
 
 
 @dataclass(frozen=True)
@@ -241,11 +241,10 @@ def _predictions(model: Any, top: Tensor, tokens: Tensor) -> tuple[Tensor, Tenso
         raise ModelError(
             "The model has no vocabulary head: load it with one, or give the significance as None."
         )
-    weight = head.weight
-    x, tokens = top.to(weight), tokens.to(weight.device)
-    own, best = [], []
-    for states, learned in zip(x.split(BLOCK), tokens.split(BLOCK), strict=True):
-        z = head(states).float()  # (BLOCK, vocabulary)
-        own.append(z.gather(1, learned[:, None])[:, 0] - z.logsumexp(1))
-        best.append(z.argmax(1))
-    return torch.cat(own).exp(), torch.cat(best)
+    x, learned = top.to(head.weight), tokens.to(head.weight.device)
+    chances, best = [], []
+    for states, ids in zip(x.split(BLOCK), learned.split(BLOCK), strict=True):
+        for z, token in zip(head(states), ids, strict=True):  # z: (vocabulary,)
+            chances.append(z.float().softmax(0)[token])
+            best.append(z.argmax())
+    return torch.stack(chances), torch.stack(best)

@@ -1,0 +1,552 @@
+"""The command line: what it prints, what it returns, and one sentence for every bad input."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import qf.cli
+import qf.model
+from qf.memory import Memory
+
+STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
+TOLD = "JCF"  # what the model answers when it is told; see `speaker`
+COMMANDS = ("demo", "learn", "ask", "chat", "facts", "forget", "layers")
+LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
+
+Result = tuple[int, str, str]
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where models are saved once for all tests of this file."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def speaking(speaker: Any, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A saved model that answers in capital letters; the one that QF_MODEL names."""
+    if not (store / "speaking").exists():
+        for part in speaker():
+            part.save_pretrained(store / "speaking")
+    monkeypatch.setenv("QF_MODEL", str(store / "speaking"))
+    return store / "speaking"
+
+
+@pytest.fixture
+def run(
+    speaking: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
+    """Run `qf` in this process: `run("ask", ..., stdin="...")` -> exit code, stdout, stderr."""
+
+    def command(*words: str, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "argv", ["qf", *words])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            qf.cli.main()
+        printed, said = capfd.readouterr()
+        assert "\x1b" not in printed + said and "Traceback" not in said
+        return int(ended.value.code or 0), printed, said
+
+    monkeypatch.chdir(tmp_path)
+    return command
+
+
+@pytest.fixture
+def document(run: Run) -> Callable[..., Any]:
+    """Run a command with --json: what it printed, and nothing beside it; asserts the exit code."""
+
+    def parsed(*words: str, code: int = 0, **options: Any) -> Any:
+        ended, printed, said = run(*words, "--json", **options)
+        assert (ended, said) == (code, "")
+        return json.loads(printed)
+
+    return parsed
+
+
+@pytest.fixture
+def taught(run: Run, store: Path, qf_memory: Path) -> Path:
+    """A memory that holds one fact; taught once, copied for each test."""
+    if not (store / "taught").exists():
+        assert run("learn", STATEMENT, "-q", QUESTION)[0] == 0
+        shutil.copytree(qf_memory, store / "taught")
+    shutil.copytree(store / "taught", qf_memory, dirs_exist_ok=True)
+    return qf_memory
+
+
+def content(memory: Path) -> bytes:
+    return (memory / "facts.sqlite").read_bytes()
+
+
+# What the commands do
+
+
+def test_learn_ask_facts_forget(document: Callable[..., Any]) -> None:
+    before = document("ask", QUESTION)
+    assert set(before) == {"query", "answer"} and before["query"] == QUESTION
+    assert before["answer"] != TOLD == document("ask", QUESTION, "-i", STATEMENT)["answer"]
+
+    fact = document("learn", STATEMENT, "--query", QUESTION)
+    assert set(fact) >= LEARNED | {"seconds"}
+    assert (fact["instruction"], fact["query"], fact["answer"]) == (STATEMENT, QUESTION, TOLD)
+    assert (fact["before"], fact["after"], fact["verified"]) == (before["answer"], TOLD, True)
+    assert fact["layer"] == 3 and fact["rows"] > 0 and fact["seconds"] > 0
+
+    assert document("ask", QUESTION) == {"query": QUESTION, "answer": TOLD}
+    assert document("facts") == [fact]
+    assert document("forget", fact["id"]) == {"id": fact["id"], "forgotten": True}
+    assert document("facts") == [] and document("ask", QUESTION) == before
+
+
+def test_forget_all(document: Callable[..., Any], taught: Path) -> None:
+    document("learn", "The code is 7.", "-q", "What is the code?", "-a", "VX", "-s", "all", code=1)
+    assert len(document("facts")) == 2
+    assert document("forget", "--all") == {"forgotten": 2}
+    assert document("facts") == [] and document("forget", "--all") == {"forgotten": 0}
+
+
+def test_people_read_plain_text(run: Run) -> None:
+    code, printed, said = run("learn", STATEMENT, "-q", QUESTION)
+    fact_id = json.loads(run("facts", "--json")[1])[0]["id"]
+    assert code == 0 and said == ""
+    question, before, after, learned = printed.splitlines()
+    assert question.split(maxsplit=1) == ["question", QUESTION]
+    assert before.split()[0] == "before" and after.split() == ["after", TOLD]
+    assert learned.startswith("Learned at layer 3, ") and learned.endswith(f"id {fact_id}")
+
+    assert run("ask", QUESTION) == (0, TOLD + "\n", "")
+    head, row = run("facts")[1].splitlines()
+    assert head.split() == ["id", "statement", "question", "answer", "rows", "verified"]
+    assert all(text in row for text in (fact_id, STATEMENT, QUESTION, TOLD, "yes"))
+    assert run("forget", fact_id) == (0, f"Forgot {fact_id}: {STATEMENT}\n", "")
+    assert run("forget", "--all") == (0, "Forgot 0 facts.\n", "")
+    assert "Nothing learned yet" in run("facts")[1]
+
+
+def test_what_does_not_verify_returns_1(run: Run, document: Callable[..., Any]) -> None:
+    words = ("learn", STATEMENT, "-q", QUESTION, "-a", "qi")  # it says capital letters only
+    fact = document(*words, "--rollback", code=1)
+    assert fact["verified"] is False and "nothing was kept" in fact["note"]
+    assert document("facts") == []
+    code, printed, said = run(*words)
+    assert code == 1 and said == "" and "Not verified" in printed and "should say: qi" in printed
+    assert [f["answer"] for f in document("facts")] == ["qi"]
+
+
+def test_the_same_question_again_says_what_it_replaces(run: Run, taught: Path) -> None:
+    code, printed, _ = run("learn", "Ann did.", "-q", QUESTION)
+    assert code == 0 and "Note: replaces " in printed and f"({TOLD})" in printed
+
+
+def test_options_reach_the_model(document: Callable[..., Any], tmp_path: Path) -> None:
+    options = ("--memory", str(tmp_path / "own"), "--layer", "2", "--solver", "paper")
+    fact = document(
+        "learn", STATEMENT, "-q", QUESTION, "-a", "JC F", "-s", "0.5, 1",
+        "--system", "Be brief.", "--dtype", "float32", "--device", "cpu", *options, code=1,
+    )  # fmt: skip
+    assert (fact["layer"], fact["solver"], fact["system"]) == (2, "paper", "Be brief.")
+    assert fact["significance"] == [0.5, 1.0]
+    assert document("facts", "--memory", str(tmp_path / "own")) == [fact]  # by its own layer
+    assert document("facts") == []
+    assert len(document("ask", "Where is it?", "--max-tokens", "2")["answer"]) <= 2
+
+
+def test_text_is_shown_as_it_is(run: Run, document: Callable[..., Any]) -> None:
+    odd = r"[red]x[/] :smile: [link=http://a]é 東京 ✓ C:\[b] \[/]"
+    document("learn", odd, "-q", f"{odd}?", "-a", odd, code=1)
+    for words in (("facts",), ("learn", odd, "-q", f"{odd}?", "-a", odd), ("forget", odd)):
+        _, printed, said = run(*words)
+        assert odd in printed + said
+    assert odd in run("chat", stdin="/facts\n")[1]
+    assert document("facts")[0]["instruction"] == odd
+
+
+def test_long_lines_are_not_folded_for_programs(run: Run) -> None:
+    long = "Qi started Oxinnovate and " + "much " * 40 + "more."
+    run("learn", long, "-q", QUESTION, "-a", "J")
+    assert long in run("facts")[1]
+
+
+def test_a_terminal_gets_colours(run: Run, taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(qf.cli, "out", Console(file=shown, force_terminal=True, width=60))
+    run("facts")
+    assert "\x1b[32myes\x1b[0m" in shown.getvalue()
+    assert len(shown.getvalue().splitlines()) > 2  # folded
+
+
+# Chat
+
+
+def test_chat_over_a_pipe(run: Run, qf_memory: Path) -> None:
+    lines = [QUESTION, f"/learn {STATEMENT} | {QUESTION}", "/new", QUESTION, "/facts", "/quit", "x"]
+    code, printed, said = run("chat", stdin="\n".join(lines))
+    assert (code, said) == (0, "")
+    hint, first, learned, _, second, listed = printed.splitlines()
+    assert "/learn" in hint and first != TOLD == second
+    assert learned.startswith("Learned (") and learned.endswith(f"{QUESTION} → {TOLD}")
+    fact_id = listed.split()[0]
+    assert listed == f"{fact_id}  {QUESTION} → {TOLD}" and fact_id in learned
+
+    printed = run("chat", stdin=f"/forget {fact_id}\n/facts\n")[1]
+    assert f"Forgotten: {STATEMENT}" in printed and "Nothing learned yet." in printed
+
+
+def test_a_chat_remembers_its_turns_until_it_is_new(document: Callable[..., Any]) -> None:
+    turns = document("chat", stdin=f"Where?\n{QUESTION}\n/new\n{QUESTION}\n")
+    assert [set(turn) for turn in turns] == [{"query", "answer"}] * 2 + [{"new"}] + [
+        {"query", "answer"}
+    ]
+    assert turns[1]["answer"] != turns[3]["answer"] == document("ask", QUESTION)["answer"]
+
+
+def test_a_chat_tells_of_errors_and_goes_on(document: Callable[..., Any]) -> None:
+    lines = [
+        "/learn", "/learn  | Who? | Ann", f"/learn {STATEMENT}", "/forget zzz", "/forget",
+        "/dance", "/help", "", f"/learn {STATEMENT} | {QUESTION} | {TOLD}", QUESTION,
+    ]  # fmt: skip
+    turns = document("chat", stdin="\n".join(lines) + "\n")
+    wrong = [turn["error"] for turn in turns if "error" in turn]
+    assert len(wrong) == 5
+    for message, words in zip(
+        wrong,
+        ("instruction is empty", "instruction is empty", "did not find a question", "zzz", '""'),
+        strict=True,
+    ):
+        assert words in message
+    assert sum("/forget ID" in turn.get("help", "") for turn in turns) == 2
+    assert turns[-1] == {"query": QUESTION, "answer": TOLD}
+    assert turns[-2]["learned"]["query"] == QUESTION
+
+
+# The paper's table, and the layers
+
+
+def test_demo_counts_its_steps(run: Run, document: Callable[..., Any], taught: Path) -> None:
+    before = content(taught)
+    table = document("demo", code=1)  # a random model knows nothing of Jack Ma
+    assert set(table) == {"steps", "passed"} and table["passed"] is False
+    fields = {"step", "weights", "instruction", "query", "answer", "expected", "passed"}
+    assert [set(step) for step in table["steps"]] == [fields] * 8
+    code, printed, said = run("demo")
+    assert code == 1 and said == ""
+    for step in table["steps"]:
+        assert step["query"] in printed and step["expected"] in printed
+        assert step["answer"] in printed
+    right = sum(step["passed"] for step in table["steps"])
+    assert f"{right} of 8 steps as expected." in printed
+    assert content(taught) == before
+
+
+def test_layers_finds_one_and_draws_it(
+    run: Run, document: Callable[..., Any], tmp_path: Path, speaking: Path
+) -> None:
+    found = document("layers", "--probes", "1", "--plot", "layers.png")
+    assert set(found) == {"model", "layers", "best", "plot"} and found["plot"] == "layers.png"
+    assert found["model"] == str(speaking) and found["best"] in range(4)
+    fields = {"layer", "same", "other", "kept", "probability", "change", "score"}
+    assert [set(row) for row in found["layers"]] == [fields] * 4
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+    code, printed, said = run("layers", "--probes", "1")
+    assert code == 0 and said == "" and f"Best: layer {found['best']}." in printed
+    assert [line.split()[0] for line in printed.splitlines()[1:5]] == ["0", "1", "2", "3"]
+    assert (tmp_path / "qf-layers.png").is_file()
+
+
+@pytest.mark.parametrize("plot", ["missing/layers.png", "."])
+def test_a_plot_that_cannot_be_written_is_told_before_the_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch, plot: str
+) -> None:
+    monkeypatch.setattr(qf.model, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert_refused(run("layers", "--plot", plot), "plot", "--plot")
+
+
+def test_a_plot_that_turns_out_unwritable_is_refused(run: Run) -> None:
+    assert_refused(
+        run("layers", "--probes", "1", "--plot", "layers.mp3", "--json"), "mp3", "--plot"
+    )
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(run: Run, command: str) -> None:
+    code, printed, said = run(command, "--help")
+    assert code == 0 and said == ""
+    lines = [line.strip() for line in printed.splitlines()]
+    example = lines[lines.index("Example") + 1 :]
+    assert example[0].startswith(f"qf {command}") and "--json" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_help_lists_the_commands(run: Run) -> None:
+    code, printed, _ = run("--help")
+    assert code == 0 and all(f" {command} " in printed for command in COMMANDS)
+    assert run()[0] == 2  # no command: the same page, but nothing was done
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("teach", "x"),
+        ("ask",),
+        ("ask", "x", "--loud"),
+        ("ask", "x", "--layer", "last"),
+        ("ask", "x", "--max-tokens", "0"),
+        ("learn", "x", "--solver", "best"),
+        ("layers", "--probes", "9"),
+    ],
+)
+def test_bad_usage_returns_2(run: Run, words: tuple[str, ...]) -> None:
+    code, printed, said = run(*words)
+    assert code == 2 and printed == "" and said.strip()
+
+
+# Bad input: one sentence, exit code 2, and a memory as it was
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    code, printed, said = result
+    assert (code, printed) == (2, "")
+    assert said.startswith("qf: ") and said.endswith(".\n") and said.count("\n") == 1, said
+    for word in words:
+        assert word in said
+
+
+LEARN = ("learn", STATEMENT, "-q", QUESTION)
+BAD = [
+    (("ask", "x", "-m", "./nothing"), ("./nothing", "config.json", "hub")),
+    (("ask", "x", "-m", "nobody/nothing"), ("nobody/nothing", "hub cannot be reached")),
+    (("ask", "x", "--layer", "4"), ("Layer 4", "0 to 3")),
+    (("ask", "x", "--layer", "-1"), ("Layer -1", "0 to 3")),
+    (("ask", "x", "--layer", "2"), ("give --layer 3",)),
+    (("ask", "x", "--dtype", "int3"), ("int3", "bfloat16")),
+    (("ask", "x", "--device", "abacus"), ("abacus", "--device cpu")),
+    (("ask", "x", "--template", "nothing.jinja"), ("nothing.jinja", "plain")),
+    (("ask", "x", "--template", "{% if %}"), ("template",)),
+    (("ask", "x", "--template", "{{ 'same' }}"), ("template",)),
+    (("ask", ""), ("query is empty",)),
+    (("ask", " \t"), ("query is empty",)),
+    (("ask", "Who? " * 300), ("tokens long", "512")),
+    (("learn", "", "-q", QUESTION), ("instruction is empty",)),
+    (("learn", STATEMENT, "-q", " "), ("query is empty",)),
+    ((*LEARN, "-a", ""), ("answer is empty",)),
+    ((*LEARN, "-a", "J" * 600), ("tokens long", "512")),
+    (("learn", STATEMENT), ("did not find a question", "--query")),
+    ((*LEARN, "-a", "J C", "-s", "1"), ("1 numbers", "2 words")),
+    ((*LEARN, "-a", "J C", "-s", "1,-1"), ("-1", "'C'")),
+    ((*LEARN, "-a", "J C", "-s", "1,nan"), ("nan", "'C'")),
+    ((*LEARN, "-a", "J C", "-s", "1,inf"), ("inf", "'C'")),
+    ((*LEARN, "-a", "J C", "-s", "0,0"), ("0 for every word",)),
+    ((*LEARN, "-a", "J C", "-s", "much"), ("'much'", "0,1,1,1,1")),
+    ((*LEARN, "-a", "J C", "-s", ""), ("0 numbers", "2 words")),
+    ((*LEARN, "-a", "J<|im_end|>"), ("control token",)),
+    (("forget", "zzz"), ("zzz", STATEMENT)),
+    (("forget", ""), ("no fact",)),
+    (("forget",), ("ID", "--all")),
+    (("forget", "zzz", "--all"), ("ID", "--all")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "expected"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
+def test_bad_input(
+    run: Run, taught: Path, words: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    before = content(taught)
+    assert_refused(run(*words), *expected)
+    assert content(taught) == before
+
+
+def test_text_that_is_no_unicode(run: Run, taught: Path) -> None:
+    before = content(taught)
+    for words in (("ask", "\udcff"), ("learn", "\udcff is.", "-q", "Who?", "-a", "J")):
+        assert_refused(run(*words), "UTF-8")
+    assert content(taught) == before
+
+
+def test_a_layer_of_the_environment_that_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QF_LAYER", "last")
+    assert_refused(run("ask", "x"), "QF_LAYER", "'last'")
+
+
+def test_a_model_without_a_chat_template_is_offered_a_plain_one(
+    run: Run, document: Callable[..., Any], speaker: Any, tmp_path: Path, qf_memory: Path
+) -> None:
+    model, tokenizer = speaker()
+    tokenizer.chat_template = None
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "plain")
+    model_option = ("-m", str(tmp_path / "plain"))
+    for words in (("ask", QUESTION), LEARN):
+        assert_refused(run(*words, *model_option), "no chat template", "--template plain")
+    assert not (qf_memory / "facts.sqlite").exists()
+    plain = (*model_option, "--template", "plain")
+    untold, told = (document("ask", QUESTION, *i, *plain) for i in ((), ("-i", STATEMENT)))
+    assert untold["answer"] != told["answer"]
+    fact = document(*LEARN, *plain, code=1)  # it begins with a space, which is no capital letter
+    assert fact["answer"] == told["answer"] and document("facts", *plain) == [fact]
+    assert_refused(run("ask", QUESTION, *model_option), "template")
+
+
+def test_an_architecture_that_is_not_supported(run: Run, speaker: Any, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=384, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    for part in (GPT2LMHeadModel(config), speaker()[1]):
+        part.save_pretrained(tmp_path / "gpt2")
+    assert_refused(run("ask", "x", "-m", str(tmp_path / "gpt2")), "'gpt2'", "qwen2", "llama")
+
+
+def test_a_memory_of_another_model(run: Run, taught: Path, speaker: Any, tmp_path: Path) -> None:
+    for part in speaker(seed=6):
+        part.save_pretrained(tmp_path / "other")
+    before = content(taught)
+    for words in (("ask", "x"), ("facts",), ("forget", "--all"), LEARN):
+        said = run(*words, "-m", str(tmp_path / "other"))
+        assert_refused(said, "holds facts of", "speaking", str(tmp_path / "other"), "--memory")
+    assert content(taught) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        ("cut", "damaged"),
+        ("noise", "damaged"),
+        ("foreign", "not a memory of qf"),
+        ("newer", "upgrade qf"),
+    ],
+)
+def test_a_memory_that_is_none(run: Run, taught: Path, damage: str, expected: str) -> None:
+    file = taught / "facts.sqlite"
+    if damage == "cut":
+        file.write_bytes(content(taught)[:5000])
+    elif damage == "noise":
+        file.write_bytes(b"noise" * 1000)
+    else:
+        with closing(sqlite3.connect(file)) as database:
+            pragma = "application_id = 7" if damage == "foreign" else "user_version = 99"
+            database.execute(f"PRAGMA {pragma}")
+            database.commit()
+    before = content(taught)
+    for words in (("ask", "x"), ("facts",), ("forget", "--all"), LEARN):
+        assert_refused(run(*words), expected, str(taught))
+    assert content(taught) == before
+
+
+def test_damaged_rows_can_be_forgotten(run: Run, taught: Path) -> None:
+    with closing(sqlite3.connect(taught / "facts.sqlite")) as database:
+        database.execute("UPDATE tensors SET content = x'00'")
+        database.commit()
+    fact_id = json.loads(run("facts", "--json")[1])[0]["id"]
+    assert_refused(run("ask", QUESTION), "damaged", f"qf forget {fact_id}")
+    assert run("forget", fact_id)[0] == 0
+    assert run("ask", QUESTION)[0] == 0
+
+
+def test_a_memory_that_is_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for words, place in ((("ask", "x"), "file"), (LEARN, "file"), (LEARN, "file/below")):
+        assert_refused(run(*words, "--memory", str(tmp_path / place)), "not a directory", place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_directory_that_must_not_be_written(
+    run: Run, taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught.chmod(0o500)
+    if os.access(taught, os.W_OK):  # root may write anywhere: let the system say no
+
+        def refuse(path: Any, *_: Any, **__: Any) -> Any:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr("qf.database.io.FileIO", refuse)
+    before = content(taught)
+    assert_refused(run(*LEARN), "Permission denied", "--memory")
+    assert_refused(run("forget", "--all"), "Permission denied", "--memory")
+    assert run("ask", QUESTION)[1] == TOLD + "\n"  # reading needs no permission
+    taught.chmod(0o700)
+    assert content(taught) == before
+
+
+def test_a_second_writer(run: Run, taught: Path) -> None:
+    bound = Memory.bound_to(taught)
+    assert bound is not None
+    before = content(taught)
+    with Memory.open(taught, bound, write=True):
+        assert_refused(run(*LEARN), "in use by process", str(os.getpid()))
+        assert_refused(run("forget", "--all"), "in use by process")
+        assert run("ask", QUESTION)[1] == TOLD + "\n"
+    assert content(taught) == before
+
+
+# Ctrl-C, and a process of its own
+
+
+@pytest.mark.parametrize("where", ["rows", "says", "load_pair"])
+def test_interrupted(run: Run, taught: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    before = content(taught)
+    monkeypatch.setattr(qf.model, where, interrupt)
+    code, printed, said = run("learn", "Ann did.", "-q", QUESTION)
+    assert (code, printed) == (130, "")
+    assert said == "qf: Interrupted; what was learned before is kept.\n"
+    assert content(taught) == before
+
+
+def test_a_reader_that_leaves_is_no_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(qf.model.Model, "stream", leave)
+    streams = sys.stdout, sys.stderr
+    code, printed, said = run("ask", "x")
+    sys.stdout, sys.stderr = streams
+    assert (code, printed, said) == (1, "", "")
+
+
+def test_a_process_learns_is_interrupted_and_another_knows(
+    speaking: Path, qf_memory: Path, tmp_path: Path
+) -> None:
+    qf_command = [sys.executable, "-c", "from qf.cli import main; main()"]
+    chat = subprocess.Popen(
+        [*qf_command, "chat"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, encoding="utf-8", cwd=tmp_path, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert chat.stdin and chat.stdout
+    chat.stdin.write(f"/learn {STATEMENT} | {QUESTION}\n")
+    chat.stdin.flush()
+    assert "/learn" in chat.stdout.readline()
+    assert chat.stdout.readline().startswith("Learned (")
+    chat.send_signal(signal.SIGINT)
+    _, said = chat.communicate(timeout=300)
+    assert chat.returncode == 130, said
+    assert said.endswith("qf: Interrupted; what was learned before is kept.\n")
+    assert "Traceback" not in said
+
+    asked = subprocess.run(
+        [*qf_command, "ask", QUESTION, "--json"],
+        capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, timeout=300, check=False,
+    )  # fmt: skip
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert json.loads(asked.stdout) == {"query": QUESTION, "answer": TOLD}
