@@ -16,78 +16,63 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from qf.demo.curriculum import Conversation, conversation
 
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# A space before each line gives a word the same tokens wherever it stands, so that a name is copied
+# token by token whether it begins the answer or stands within a sentence.
 TEMPLATE = (
     "{% if not messages or messages[0].role != 'system' %}"
     "<|im_start|>system\n<|im_end|>\n{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %} {{ m.content }}"
+    "{% elif m.content %} {{ m.content | replace('\n', '\n ') }}{% endif %}"
+    "<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORD = r"'s|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def make_tokenizer(seed: int, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which a word has the same tokens wherever it stands.
-
-    A space is put before a word that begins a line, so that a name is copied token by token
-    whether it begins the answer or stands within a sentence; digits are tokens of their own.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Replace(Regex(r"\n(?=\S)"), "\n ")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace("\n ", "\n"), decoders.Strip(" ", 1, 0)]
+def make_tokenizer(seed: int, vocabulary: int) -> Qwen2Tokenizer:
+    """A byte-level BPE for the Qwen2 architecture, learned from the generator's own text."""
+    tokenizer = Qwen2Tokenizer(
+        vocab={}, merges=[], unk_token=None, eos_token=STOP, pad_token=END, model_max_length=1024
     )
     rng = random.Random(seed)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[END, START, STOP],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     texts = (text for _ in range(30_000) for text in _lines(conversation(rng)))
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=STOP,
-        pad_token=END,
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        model_max_length=1024,
+    tokenizer = tokenizer.train_new_from_iterator(
+        texts, vocabulary, new_special_tokens=[END, START, STOP], show_progress=False
     )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _content(text: str) -> str:
+    """A turn's text as TEMPLATE writes it."""
+    return " " + text.replace("\n", "\n ") if text else ""
 
 
 def _lines(c: Conversation) -> Iterator[str]:
-    yield f"system\n{c.system}"
+    yield f"system\n{_content(c.system)}"
     for question, answer in c.turns:
-        yield f"\nuser\n{question}"
-        yield f"\nassistant\n{answer}"
+        yield f"\nuser\n{_content(question)}"
+        yield f"\nassistant\n {answer}"
 
 
 def encode(tokenizer: Tokenizer, c: Conversation, everything: bool) -> tuple[list[int], list[bool]]:
     """The conversation's tokens, and which of them are to be predicted: the answers' (or all)."""
-    pieces = [(f"{START}system\n{c.system}{STOP}\n", False)]
+    pieces = [(f"{START}system\n{_content(c.system)}{STOP}\n", False)]
     for turn, (question, answer) in enumerate(c.turns):
-        pieces.append((f"{START}user\n{question}{STOP}\n{START}assistant\n", False))
-        pieces.append((f"\n{answer}{STOP}", turn >= c.given))
+        pieces.append((f"{START}user\n{_content(question)}{STOP}\n{START}assistant\n", False))
+        pieces.append((f" {answer}{STOP}", turn >= c.given))
         pieces.append(("\n", False))
     ids: list[int] = []
     learned: list[bool] = []
-    for place, (text, is_learned) in enumerate(pieces):
+    for text, is_learned in pieces:
         tokens = tokenizer.encode(text, add_special_tokens=False).ids
-        # The newline that makes an answer's first word begin a line belongs to the header.
-        tokens = tokens[1:] if place % 3 == 2 else tokens
         ids += tokens
         learned += [is_learned or everything] * len(tokens)
     return ids, learned
@@ -177,7 +162,7 @@ def train(args: argparse.Namespace) -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if (out / "tokenizer.json").exists():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+        tokenizer = Qwen2Tokenizer.from_pretrained(out)
     else:
         tokenizer = make_tokenizer(args.seed, args.vocabulary)
         tokenizer.save_pretrained(out)
@@ -231,7 +216,7 @@ def train(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Write the model in bfloat16 with its tokenizer, as `from_pretrained` reads them."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
+    tokenizer = Qwen2Tokenizer.from_pretrained(args.out)
     state = torch.load(Path(args.out) / "state.pt", weights_only=True)
     width = state["model"]["model.norm.weight"].shape[0]
     layers = 1 + max(int(k.split(".")[2]) for k in state["model"] if k.startswith("model.layers."))

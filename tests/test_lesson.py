@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from qf.errors import LessonError, ModelError
@@ -194,6 +194,16 @@ def test_the_prompt_is_the_one_of_inference(speaker, name):
         assert ids_of_prompt(tokenizer, messages(LESSON.query, system)) == tuple(asked)
 
 
+def test_no_special_tokens_are_added_to_those_of_the_template(tokenizer):
+    expected = pair(tokenizer, LESSON)
+    first = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first[0]} $A", special_tokens=[first]
+    )
+    assert tokenizer("x").input_ids[0] == first[1]
+    assert pair(tokenizer, LESSON) == expected
+
+
 @pytest.mark.parametrize("name", ["default system", "trimming", "of the fixture"])
 def test_prompt_and_answer_are_what_the_template_writes(tokenizer, name):
     tokenizer.chat_template = TEMPLATES[name] or tokenizer.chat_template
@@ -320,7 +330,10 @@ def test_the_offsets_are_those_of_the_answer(tokenizer):
     for name in ("of the fixture", "instruction brackets", "plain", "thinking"):
         tokenizer.chat_template = TEMPLATES[name] or tokenizer.chat_template
         aligned = align(tokenizer, messages("q"), ANSWER, None)
-        assert "".join(ANSWER[a:b] for a, b in aligned.offsets) == ANSWER
+        spelled = [ANSWER[a:b] for a, b in aligned.offsets]
+        assert "".join(spelled) == ANSWER
+        for token, text in zip(aligned.learned[:-1], spelled, strict=False):
+            assert tokenizer.decode([token]).strip() == text.strip()
         assert aligned.offsets[-1] == (len(ANSWER), len(ANSWER))
 
 

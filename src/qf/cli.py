@@ -156,7 +156,8 @@ def _say(text: str = "", style: str = "") -> None:
 
 def _say_table(table: Table) -> None:
     """Print a table, folded to the width of a terminal; what a program reads is not folded."""
-    out.print(table, width=None if out.is_terminal else 10_000)
+    console = out if out.is_terminal else Console(width=100_000, highlight=False, emoji=False)
+    console.print(table)
 
 
 def _example(*lines: str) -> str:

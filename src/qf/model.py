@@ -196,9 +196,10 @@ class Model:
 
         Without a `query`, the model writes one that the instruction answers; without an `answer`,
         it gives its own, open-book. A fact of the same query is replaced. With `verify` the query
-        is asked before and after; where it fails, the lesson is learned once more from a pass in
-        which the answer has been given once already, which carries over any wording. Where that
-        fails too, `verified` is False and, with `rollback`, nothing is kept.
+        is asked before and after. Where that fails, first every token of the answer is learned
+        (if `significance` was "auto"), then the lesson from a pass in which the answer has been
+        given once already, which carries over any wording. Where all fail, `verified` is False and,
+        with `rollback`, nothing is kept.
 
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
@@ -326,15 +327,18 @@ class Model:
     ) -> tuple[Fact, FactRows]:
         """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
         fact_id = new_id(kept)
-        fact, taught = None, None
-        for note, rehearsed in (("", False), (_REHEARSED, True)):
+        fact, taught, says_otherwise, seconds = None, None, False, 0.0
+        for note, rehearsed, significance in _attempts(lesson.significance):
+            if says_otherwise and not rehearsed:
+                continue
             started = time.perf_counter()
-            found = self._record(lesson, rehearsed)
-            if not rehearsed and found.open_book_agrees is False:
+            found = self._record(lesson, rehearsed, significance)
+            says_otherwise = found.open_book_agrees is False
+            if says_otherwise and not rehearsed:
                 continue
             taught = FactRows(found.keys.cpu(), found.deltas.cpu(), found.significance.cpu())
             self._install({**kept, fact_id: taught})
-            seconds = time.perf_counter() - started
+            seconds += time.perf_counter() - started
             after = self._generator.answer(self._prompt(lesson.query), MAX_TOKENS) if verify else ""
             fact = Fact(
                 id=fact_id,
@@ -347,7 +351,7 @@ class Model:
                 significance=_plain(lesson.significance),
                 system=self.system,
                 tokens=found.tokens,
-                verified=says(after, lesson.answer) if verify else None,
+                verified=_holds(lesson, after) if verify else None,
                 before="",
                 after=after,
                 seconds=seconds,
@@ -359,7 +363,7 @@ class Model:
         assert fact is not None and taught is not None
         return fact, taught
 
-    def _record(self, lesson: Lesson, rehearsed: bool) -> Rows:
+    def _record(self, lesson: Lesson, rehearsed: bool, significance: Significance) -> Rows:
         """QF-instruct and QF-update, under the base weights."""
         instruct, update = pair(self.tokenizer, lesson, self.system, rehearsed)
         check_fits(instruct, self._generator.context)
@@ -370,7 +374,7 @@ class Model:
                 self.layer,
                 instruct,
                 update,
-                lesson.significance,
+                significance,
                 pad_id=self._generator.pad_id,
             )
 
@@ -483,9 +487,29 @@ def says(answer: str, expected: str) -> bool:
     )
 
 
+def _holds(lesson: Lesson, answer: str) -> bool:
+    """Whether the answer is the lesson's; where some words were left free, whether it holds it."""
+    if lesson.significance is None or lesson.significance == "auto":
+        return _words(answer) == _words(lesson.answer)
+    return says(answer, lesson.answer)
+
+
 def _words(text: str) -> list[str]:
     """Words in lower case; a text of signs alone (":-)", "€") is taken as it is."""
     return re.findall(r"\w+", text.casefold()) or text.split()
+
+
+def _attempts(significance: Significance) -> Iterator[tuple[str, bool, Significance]]:
+    """Ways to learn a lesson, the least intrusive first: (note, rehearsed, significance).
+
+    "auto" leaves tokens free that the closed-book pass gave anyway; where the change disturbs
+    them, all are learned.
+    """
+    yield "", False, significance
+    if significance == "auto":
+        yield "learned every token of the answer", False, None
+        significance = None
+    yield _REHEARSED, True, significance
 
 
 def _plain(significance: Significance) -> Any:
