@@ -285,8 +285,9 @@ def test_rollback_keeps_nothing(build: Build) -> None:
     assert model.facts() == kept and torch.equal(weights(model), learned)
 
 
+@pytest.mark.parametrize("significance", ["auto", None])
 def test_an_answer_in_other_words_is_rehearsed(
-    build: Build, monkeypatch: pytest.MonkeyPatch
+    build: Build, monkeypatch: pytest.MonkeyPatch, significance: Any
 ) -> None:
     attempts = []
     original = qf.model.pair
@@ -296,8 +297,11 @@ def test_an_answer_in_other_words_is_rehearsed(
         return original(*args)
 
     monkeypatch.setattr(qf.model, "pair", noted)
-    fact = build().learn(STATEMENT, QUESTION, UNSAYABLE)
+    model = build()
+    fact = model.learn(STATEMENT, QUESTION, UNSAYABLE, significance)
     assert attempts == [False, True] and "had been given once" in fact.note
+    attempts.clear()
+    assert model.learn(*FACTS[4], significance=significance).note == "" and attempts == [False]
 
 
 @pytest.mark.parametrize("error", [MemoryFault("The disk is full."), KeyboardInterrupt()])

@@ -80,12 +80,13 @@ def test_the_last_layer_can_be_taught_whatever_it_is_told(taught: Any) -> None:
 def test_a_layer_scores_what_its_taught_model_answers(taught: Any) -> None:
     """Teach by hand, in float64, and generate: the sweep's shares must come out."""
     model, tokenizer, probes = taught
+    probes = [Probe(probe.lesson, (f"Hello! {probe.lesson.query}", "So?")) for probe in probes]
     known = [(query, greedy(model, tokenizer, query)) for query in ("Who?", "Where is it?", "Ann?")]
     scores = sweep(model, family_of(model), tokenizer, probes, known)
     for layer in (1, 3):
         weight = model.model.layers[layer].mlp.down_proj.weight
         W = weight.detach().clone()
-        same, kept = [], []
+        same, other, kept = [], [], []
         for probe in probes:
             lesson = probe.lesson
             found = [
@@ -95,10 +96,13 @@ def test_a_layer_scores_what_its_taught_model_answers(taught: Any) -> None:
             (_, y), (u_closed, y_closed) = found
             weight.data = W + ((y - y_closed).T @ torch.linalg.pinv(u_closed).T).float()
             same.append(greedy(model, tokenizer, lesson.query) == lesson.answer)
+            other += [greedy(model, tokenizer, q) == lesson.answer for q in probe.rewordings]
             kept += [greedy(model, tokenizer, q) == a for q, a in known]
             weight.data = W
         assert scores[layer].same == pytest.approx(sum(same) / len(same))
+        assert scores[layer].other == pytest.approx(sum(other) / len(other))
         assert scores[layer].kept == pytest.approx(sum(kept) / len(kept))
+    assert scores[3].other < scores[3].same == 1
 
 
 def by_hand(model: Any, tokenizer: Any, layer: int, query: str, answer: str, told: str) -> Any:
