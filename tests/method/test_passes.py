@@ -376,9 +376,12 @@ def test_only_the_recorded_positions_are_kept(tiny_model, tiny_tokenizer, pad_id
         assert x.untyped_storage().nbytes() == tokens * width * x.element_size()
 
 
-def test_a_bfloat16_models_differences_are_not_rounded(tiny_model, sequences, pad_id):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_small_differences_of_large_outputs_are_not_rounded(tiny_model, sequences, pad_id, dtype):
     """r is the exact difference of the outputs that the recorded u, v and W give."""
-    model = tiny_model().bfloat16()
+    model = tiny_model().to(dtype)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(1e4)  # a residual that both passes share
     family = family_of(model)
     found = passes.rows(model, family, LAYER, *sequences, None, pad_id=pad_id)
     one, other = passes.record(model, family, LAYER, sequences, pad_id=pad_id)

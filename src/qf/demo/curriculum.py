@@ -251,14 +251,14 @@ def _small_talk(rng: random.Random) -> Conversation:
 
 
 _MIXTURE = (
-    (_reading, 40.0),
+    (_reading, 46.0),
     (lambda rng: _reading(rng, against=True), 8.0),
-    (_knowing, 20.0),
+    (_knowing, 15.0),
     (_strangers, 9.0),
     (_told_in_chat, 4.0),
     (_task, 12.0),
-    (_asked_again, 5.0),
-    (_small_talk, 2.0),
+    (_asked_again, 7.0),
+    (_small_talk, 1.0),
 )
 
 
