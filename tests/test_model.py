@@ -285,6 +285,18 @@ def test_rollback_keeps_nothing(build: Build) -> None:
     assert model.facts() == kept and torch.equal(weights(model), learned)
 
 
+def test_where_the_unknown_tokens_are_not_enough_all_are_learned(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build()
+    model.transformer.lm_head.weight.data *= 50  # sure of all that it says
+    held = [False, True]
+    monkeypatch.setattr(qf.model, "_holds", lambda *_: held.pop(0))
+    fact = model.learn(*FACTS[4])
+    assert held == [] and fact.verified and "every token" in fact.note
+    assert fact.rows == len(fact.answer) + 1 and model.facts() == [fact]
+
+
 @pytest.mark.parametrize("significance", ["auto", None])
 def test_an_answer_in_other_words_is_rehearsed(
     build: Build, monkeypatch: pytest.MonkeyPatch, significance: Any

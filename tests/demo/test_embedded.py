@@ -68,13 +68,13 @@ def test_the_layer_is_what_the_sweep_finds(embedded: Loaded, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("skill", "least"),
     [
-        ("reading, one statement", 0.94),
-        ("reading, two or three", 0.90),
-        ("reading against what is known", 0.94),
-        ("knowing", 0.95),
-        ('"I do not know."', 0.90),
-        ("question writing", 0.90),
-        ("rewording", 0.90),
+        ("reading, one statement", 0.92),
+        ("reading, two or three", 0.80),
+        ("reading against what is known", 0.92),
+        ("knowing", 0.97),
+        ('"I do not know."', 0.96),
+        ("question writing", 0.82),
+        ("rewording", 0.83),
     ],
 )
 def test_skills(embedded: Loaded, skill: str, least: float) -> None:
@@ -84,16 +84,16 @@ def test_skills(embedded: Loaded, skill: str, least: float) -> None:
 
 def test_made_up_facts_are_learned_alone(embedded: Loaded) -> None:
     shares = measure_teaching(embedded, made_up_facts(25, seed=12), around=10)
-    assert shares["taught, same words"].share >= 0.92
-    assert shares["taught, other words"].share >= 0.84
+    assert shares["taught, same words"].share >= 0.88
+    assert shares["taught, other words"].share >= 0.72
     assert shares["known before, still right"].share >= 0.96
 
 
 @pytest.mark.slow
 def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
     shares = measure_teaching(embedded, unseen_facts(), around=10)
-    assert shares["taught, same words"].share >= 0.95
-    assert shares["taught, other words"].share >= 0.80
+    assert shares["taught, same words"].share >= 0.75
+    assert shares["taught, other words"].share >= 0.58
     assert shares["known before, still right"].share >= 0.97
 
 
