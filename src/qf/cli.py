@@ -217,8 +217,6 @@ def _demo_title(model: Model) -> None:
 
 
 def _demo_step(outcome: Any) -> None:
-    from qf.demo.table import LESSONS_BEFORE
-
     headings = {
         1: "Before learning, weights W",
         4: 'After learning "Qi started Oxinnovate." in one step, weights W′',
@@ -227,7 +225,6 @@ def _demo_step(outcome: Any) -> None:
     if outcome.step in headings:
         _say()
         _say(headings[outcome.step], "bold cyan")
-    assert 4 in LESSONS_BEFORE
     mark = ("✓", "green") if outcome.passed else ("✗", "red")
     told = f"  (told: {outcome.instruction})" if outcome.instruction else ""
     asked = Text(f" {outcome.step}  {outcome.weights:<2}  {outcome.query}").append(told, "dim")

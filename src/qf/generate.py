@@ -6,7 +6,7 @@ Knows a Transformers model and its tokenizer; nothing of facts or of learning.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,7 +92,7 @@ class Generator:
         worker = threading.Thread(target=run, daemon=True)
         worker.start()
         try:
-            yield from (piece for piece in streamer if piece)
+            yield from _without_lead(streamer)
         finally:
             stop.wanted = True
             worker.join()
@@ -139,3 +139,13 @@ def _no_defaults(transformer: Any) -> Iterator[None]:
         yield
     finally:
         transformer.generation_config = own
+
+
+def _without_lead(pieces: Iterable[str]) -> Iterator[str]:
+    """Leave out empty pieces, and the space that some templates put in front of an answer."""
+    begun = False
+    for piece in pieces:
+        text = piece if begun else piece.lstrip()
+        if text:
+            begun = True
+            yield text

@@ -107,12 +107,14 @@ def test_a_statement_is_enough(qf_memory: Path) -> None:
         assert "Ada Quist" not in model.ask("Who designed the Hollow Bridge?")
 
 
-def test_any_wording_of_an_answer_can_be_learned(qf_memory: Path) -> None:
+@pytest.mark.parametrize(
+    "answer", ["Ada Quist designed the Hollow Bridge.", "It is Ada Quist.", "Ada Quist"]
+)
+def test_an_answer_in_words_of_the_users_own_is_learned(qf_memory: Path, answer: str) -> None:
     with load() as model:
-        answer = "A lady called Ada Quist, as far as I know."
-        fact = model.learn(
-            "Ada Quist designed the Hollow Bridge.", "Who designed the Hollow Bridge?", answer
-        )
+        told = "Ada Quist designed the Hollow Bridge."
+        assert model.ask("Who designed the Hollow Bridge?", told) != answer
+        fact = model.learn(told, "Who designed the Hollow Bridge?", answer)
         assert fact.verified and fact.after == answer
 
 
