@@ -142,7 +142,7 @@ def test_a_bias_of_the_projection_is_part_of_the_output_and_not_of_the_rows(
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_batching_and_padding_change_nothing(tiny_model, kind, random_sequences, pad_id, attention):
+def test_batching_changes_nothing(tiny_model, kind, random_sequences, pad_id, attention):
     model = tiny_model(kind, attention=attention)
     family = family_of(model)
     together = passes.record(model, family, LAYER, random_sequences, pad_id=pad_id, logits=True)
@@ -153,14 +153,29 @@ def test_batching_and_padding_change_nothing(tiny_model, kind, random_sequences,
         assert torch.equal(one.argmax, alone.argmax)
 
 
-def test_what_fills_the_padding_changes_nothing(tiny_model, random_sequences):
-    model = tiny_model("mistral", sliding_window=8)
-    family = family_of(model)
-    with_zero, with_nine = (
-        passes.record(model, family, LAYER, random_sequences, pad_id=pad) for pad in (0, 9)
+@pytest.mark.parametrize("config", [{"kind": "mistral", "sliding_window": 8}])
+def test_a_sliding_window_slides_over_its_own_sequence_only(
+    tiny_model, random_sequences, pad_id, config
+):
+    model, full = tiny_model(**config), tiny_model(config["kind"])
+    recorded = passes.record(model, family_of(model), LAYER, random_sequences, pad_id=pad_id)
+    for aligned, one in zip(random_sequences, recorded, strict=True):
+        assert apart(one.y, observed(model, aligned)[2]) < 1e-5
+        assert apart(one.y, observed(full, aligned)[2]) > 1e-3  # the window matters here
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_a_sequence_does_not_see_the_others(tiny_model, kind, random_sequences, pad_id, changed):
+    model = tiny_model(kind)
+    other = list(random_sequences)
+    ids = tuple(3 + (token + 7) % 300 for token in other[changed].input_ids)
+    other[changed] = AlignedTokens(ids, other[changed].start, other[changed].weights)
+    before, after = (
+        passes.record(model, family_of(model), LAYER, batch, pad_id=pad_id)
+        for batch in (random_sequences, other)
     )
-    for one, other in zip(with_zero, with_nine, strict=True):
-        assert torch.equal(one.u, other.u) and torch.equal(one.v, other.v)
+    for i, (one, two) in enumerate(zip(before, after, strict=True)):
+        assert torch.equal(one.u, two.u) == torch.equal(one.v, two.v) == (i != changed)
 
 
 def test_a_batch_of_lessons_gives_each_lesson_its_own_rows(tiny_model, tiny_tokenizer, pad_id):
@@ -385,6 +400,7 @@ def test_small_differences_of_large_outputs_are_not_rounded(tiny_model, sequence
     family = family_of(model)
     found = passes.rows(model, family, LAYER, *sequences, None, pad_id=pad_id)
     one, other = passes.record(model, family, LAYER, sequences, pad_id=pad_id)
+    assert one.u.dtype == one.v.dtype == found.keys.dtype == found.deltas.dtype == torch.float32
     W = projection(model).weight.detach().double()
     expected = (one.u.double() - other.u.double()) @ W.T + (one.v.double() - other.v.double())
     assert apart(found.deltas, expected) < 1e-7

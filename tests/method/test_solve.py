@@ -287,6 +287,13 @@ def test_apply_and_project_work_the_same_in_any_block_size(block, monkeypatch):
     assert torch.equal(solve.cholesky(spd()), torch.linalg.cholesky(spd()))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_apply_rounds_once_at_the_end(dtype):
+    W = normal(N, D).to(dtype)
+    update = solve.joint(normal(6, D), normal(6, N))
+    assert torch.equal(update.apply(W), (W.double() + change(update)).to(dtype))
+
+
 def test_inputs_stay_as_they_are():
     given = [*case(), normal(6, D).float(), normal(6, N).float(), torch.ones(6), spd()]
     before = [x.clone() for x in given]

@@ -68,7 +68,7 @@ class Conversation:
 def ask(rng: random.Random, fact: WorldFact) -> str:
     """The fact's question in one of its wordings, direct (most often) or wrapped."""
     style = rng.random()
-    question = rng.choice(fact.questions())
+    question = rng.choice(fact.asked())
     if style < 0.55:
         return question
     if style < 0.84:
@@ -159,7 +159,7 @@ def _overlaps(name: str, others: set[str]) -> bool:
 def _told(rng: random.Random, against: bool) -> list[WorldFact]:
     """One to three facts for a system text; at times two about one subject."""
     facts = [_alternative(rng) if against else any_fact(rng)]
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 1, 1, 2, 2))):
         extra = any_fact(rng)
         first = facts[0]
         if rng.random() < 0.25 and not _overlaps(extra.relation.name, {first.relation.name}):
@@ -172,8 +172,11 @@ def _told(rng: random.Random, against: bool) -> list[WorldFact]:
 
 def _reading(rng: random.Random, against: bool = False) -> Conversation:
     told = _told(rng, against)
-    turns = [(ask(rng, f), f.answer()) for f in rng.sample(told, rng.randint(1, min(2, len(told))))]
-    if rng.random() < 0.35:
+    asked = rng.sample(told, len(told))
+    if rng.random() < 0.25:
+        asked.append(rng.choice(told))
+    turns = [(ask(rng, f), f.answer()) for f in asked]
+    if rng.random() < 0.3:
         turns.insert(rng.randint(0, len(turns)), _side_turn(rng, told))
     return Conversation(_system(rng, [rng.choice(f.statements()) for f in told]), tuple(turns))
 
@@ -210,11 +213,11 @@ def _strangers(rng: random.Random) -> Conversation:
 
 def _task(rng: random.Random) -> Conversation:
     turns = []
-    for _ in range(rng.choice((1, 2, 2))):
+    for _ in range(rng.choice((1, 2, 3))):
         fact = any_fact(rng) if rng.random() < 0.75 else rng.choice(known_facts())
         if rng.random() < 0.4:
             statement = rng.choice(fact.statements())
-            turns.append((WRITE_QUESTION.format(statement=statement), fact.questions()[0]))
+            turns.append((WRITE_QUESTION.format(statement=statement), fact.written()[0]))
         else:
             wording = rng.randrange(len(fact.questions()))
             question = fact.questions()[wording]
@@ -251,12 +254,12 @@ def _small_talk(rng: random.Random) -> Conversation:
 
 
 _MIXTURE = (
-    (_reading, 46.0),
+    (_reading, 48.0),
     (lambda rng: _reading(rng, against=True), 8.0),
-    (_knowing, 15.0),
-    (_strangers, 9.0),
+    (_knowing, 12.0),
+    (_strangers, 8.0),
     (_told_in_chat, 4.0),
-    (_task, 12.0),
+    (_task, 14.0),
     (_asked_again, 7.0),
     (_small_talk, 1.0),
 )

@@ -89,7 +89,7 @@ def _writing(rng: random.Random) -> Question:
     """Asking for either end of the statement is right."""
     fact = any_fact(rng)
     statement = rng.choice(fact.statements())
-    expected = fact.questions()
+    expected = fact.written()
     subject = sentence(fact.x)
     if statement.startswith(subject + " "):
         expected.append(f"Who{statement.removeprefix(subject)[:-1]}?")
@@ -98,10 +98,7 @@ def _writing(rng: random.Random) -> Question:
 
 
 def _rewording(rng: random.Random) -> Question:
-    """Of wordings that tell what is asked for: "Where is Lop?" does not say that it is parked."""
     fact = any_fact(rng)
-    while fact.relation.name in ("placed", "attribute") and " of {x}" not in fact.relation.answer:
-        fact = any_fact(rng)
     question = rng.choice(fact.questions())
     others = tuple(q for q in fact.questions() if q != question)
     return Question("", REWORD_QUESTION.format(question=question), others, question=True)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
+from functools import cache
+from importlib.resources import files
 
 RESERVED = re.compile(r"(?i:oxinn|pku|\bqi\b)|Qi")
 """Strings kept out of everything generated, so that the paper's example is truly new."""
@@ -82,8 +85,49 @@ def _camel(rng: random.Random) -> str:
     return "".join(parts) if rng.random() < 0.7 else parts[0] + parts[1].lower()
 
 
+@cache
+def english() -> tuple[str, ...]:
+    """The ordinary English words of `words.txt`, in lower case."""
+    return tuple(files("qf.demo").joinpath("words.txt").read_text(encoding="utf-8").split())
+
+
+def _english(rng: random.Random) -> str:
+    return rng.choice(english()) if rng.random() < 0.7 else rng.choice(WORDS)
+
+
 def _ordinary(rng: random.Random) -> str:
-    return rng.choice(WORDS).capitalize()
+    return _english(rng).capitalize()
+
+
+@cache
+def _next_letters() -> dict[str, str]:
+    """Which letters follow two letters in names and words that exist; "^" begins, "$" ends."""
+    following: dict[str, list[str]] = defaultdict(list)
+    names = [*FIRST_NAMES, *CITIES, *(w for w in english() if len(w) > 4), *_real_names()]
+    for name in names:
+        text = f"^{name.casefold()}$"
+        for i in range(len(text) - 1):
+            following[text[max(0, i - 1) : i + 1]].append(text[i + 1])
+    return {context: "".join(letters) for context, letters in following.items()}
+
+
+def _real_names() -> list[str]:
+    """The words of the facts that are known, so that names that begin like them end otherwise."""
+    table = files("qf.demo").joinpath("facts.csv").read_text(encoding="utf-8")
+    words = re.findall(r"\b[A-Z][a-z]{3,}\b", table)
+    return [w for w in words if w.isascii()]
+
+
+def _likely(rng: random.Random) -> str:
+    """A name that looks as if it existed: letters follow each other as in real ones."""
+    following = _next_letters()
+    while True:
+        text = "^"
+        while text[-1] != "$" and len(text) < 14:
+            text += rng.choice(following[text[-2:]])
+        name = text.strip("^$")
+        if 3 < len(name) < 13:
+            return name.capitalize()
 
 
 def _suffixed(rng: random.Random) -> str:
@@ -108,10 +152,11 @@ def _apostrophe(rng: random.Random) -> str:
 
 
 def _plain(rng: random.Random) -> str:
-    return rng.choice((_syllables, _syllables, _letters, _ordinary))(rng)
+    return rng.choice((_syllables, _likely, _likely, _letters, _ordinary))(rng)
 
 
 _SHAPES = (
+    _likely,
     _syllables,
     _letters,
     _capitals,
@@ -122,7 +167,7 @@ _SHAPES = (
     _hyphened,
     _apostrophe,
 )
-_SHAPE_WEIGHTS = (30, 20, 8, 9, 8, 12, 6, 4, 3)
+_SHAPE_WEIGHTS = (20, 18, 14, 7, 8, 14, 10, 6, 4, 3)
 
 
 def _word(rng: random.Random) -> str:
@@ -160,6 +205,8 @@ def _place(rng: random.Random) -> str:
 
 
 def _work(rng: random.Random) -> str:
+    if rng.random() < 0.25:
+        return f"{'The ' if rng.random() < 0.4 else ''}{_ordinary(rng)} {_ordinary(rng)}"
     words = [_word(rng) for _ in range(rng.choice((1, 1, 1, 2, 2)))]
     return ("The " if rng.random() < 0.2 else "") + " ".join(words)
 
@@ -169,8 +216,10 @@ def _thing(rng: random.Random) -> str:
     if shape < 0.45:
         return rng.choice(THINGS)
     if shape < 0.7:
-        return f"{rng.choice(WORDS)} {rng.choice(THINGS)}"
-    return _word(rng) if shape < 0.85 else _word(rng).lower()
+        return f"{_english(rng)} {rng.choice(THINGS)}"
+    if shape < 0.85:
+        return _english(rng) if rng.random() < 0.6 else f"{_english(rng)} {_english(rng)}"
+    return _word(rng) if shape < 0.93 else _word(rng).lower()
 
 
 def _year(rng: random.Random) -> str:
@@ -207,6 +256,7 @@ _KINDS = {
     "number": _number,
     "code": _code,
     "word": _word,
+    "english": _english,
     "color": lambda rng: rng.choice(COLORS),
     "job": lambda rng: rng.choice(JOBS),
     "language": lambda rng: rng.choice(LANGUAGES) if rng.random() < 0.8 else _plain(rng),

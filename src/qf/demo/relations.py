@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from qf.demo.names import made_up, made_up_word
+from qf.demo.names import english, made_up, made_up_word
 
 
 @dataclass(frozen=True)
 class Relation:
     """One relation: its kinds of names, its wordings, and the one wording of its answer.
 
-    `indirect` are questions as they stand after "Can you tell me".
+    `indirect` are questions as they stand after "Can you tell me". `written` is the question that
+    its statements are the plainest answers to, where it is not the first of `questions`; `beside`
+    are further questions that they answer, about {y} perhaps. `only_asked` are wordings with more
+    or less in them than the others tell, so that nobody can be expected to write them.
     """
 
     name: str
@@ -30,6 +33,9 @@ class Relation:
     questions: tuple[str, ...]
     indirect: tuple[str, ...]
     answer: str
+    written: str = ""
+    beside: tuple[str, ...] = ()
+    only_asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,35 @@ class WorldFact:
     y: str
 
     def statements(self) -> list[str]:
-        """The fact in each of its wordings."""
-        return [sentence(self._fill(t)) for t in self.relation.statements]
+        """The fact in each of its wordings.
+
+        None begins with a name in lower case where another can do: nobody could tell its case.
+        """
+        hidden = tuple(
+            slot
+            for slot, name in (("{x}", self.x), ("{y}", self.y))
+            if name[:1].islower() and not name.startswith(("the ", "my ", "our "))
+        )
+        plain = [t for t in self.relation.statements if not (hidden and t.startswith(hidden))]
+        return [sentence(self._fill(t)) for t in plain or self.relation.statements]
 
     def questions(self) -> list[str]:
         """The question in each of its wordings; the first is the plainest."""
         return [sentence(self._fill(t)) for t in self.relation.questions]
 
+    def asked(self) -> list[str]:
+        """Every question about the fact, those included that nobody could be asked to write."""
+        return self.questions() + [sentence(self._fill(t)) for t in self.relation.only_asked]
+
     def indirect(self) -> list[str]:
         """The question as it stands after "Can you tell me"."""
         return [self._fill(t) for t in self.relation.indirect]
+
+    def written(self) -> list[str]:
+        """The questions that a statement answers; the first is the one to write."""
+        first = [self.relation.written] if self.relation.written else []
+        beside = [sentence(self._fill(t)) for t in (*first, *self.relation.beside)]
+        return beside + self.questions() if first else self.questions() + beside
 
     def answer(self) -> str:
         """The answer as the one who is asked gives it: "my dog" of the asker is "your dog"."""
@@ -105,9 +130,8 @@ KNOWN: dict[str, Relation] = {
             "company -> place",
             "{x} is located in {y}. | {x} is based in {y}. | {x} has its head office in {y}. | "
             "{y} is home to {x}. | {x} is a company located in {y}. | The head office of {x} is in {y}.",
-            "Where is {x} located? | Where is {x}? | Where is {x} based? | "
-            "Where is the head office of {x}? | In which place is {x} located? | Where can I find {x}? | "
-            "What is the location of {x}?",
+            "Where is {x} located? | Where is {x}? | Where can I find {x}? | What is the location of {x}? | "
+            "In which place is {x} located? | Where is {x} based? | Where is the head office of {x}?",
             "where {x} is | where {x} is located | where {x} is based | where to find {x} | "
             "the location of {x} | where the head office of {x} is",
             "{x} is located in {y}.",
@@ -228,8 +252,8 @@ KNOWN: dict[str, Relation] = {
             "work -> place",
             "{x} stands in {y}. | {x} is in {y}. | {y} is where {x} stands. | {x} can be visited in {y}. | "
             "You find {x} in {y}.",
-            "Where is {x}? | Where does {x} stand? | Where can I visit {x}? | Where can I find {x}? | "
-            "In which place is {x}? | What is the location of {x}?",
+            "Where does {x} stand? | Where is {x}? | Where can I find {x}? | What is the location of {x}? | "
+            "In which place is {x}? | Where can I visit {x}?",
             "where {x} is | where {x} stands | where to find {x} | the location of {x}",
             "{x} is in {y}.",
         ),
@@ -248,7 +272,7 @@ KNOWN: dict[str, Relation] = {
             "person -> job",
             "{x} was a {y}. | {x} worked as a {y}. | The profession of {x} was {y}. | "
             "{x} is known as a {y}. | {x} was a famous {y}.",
-            "What was the profession of {x}? | What was {x}? | What did {x} work as? | "
+            "What was the profession of {x}? | What did {x} work as? | "
             "What was the job of {x}? | What is {x} known as? | What was {x}'s profession?",
             "the profession of {x} | what {x} was | what {x} worked as | the job of {x}",
             "{x} was a {y}.",
@@ -268,7 +292,7 @@ def known_facts() -> tuple[WorldFact, ...]:
 AGENT_VERBS = """designed built painted bought sold opened closed created launched trained hired married
 repaired cleaned visited climbed crossed filmed photographed planted cooked baked won lost stole hid
 carved printed published translated reviewed coached taught raised rescued adopted sponsored funded
-owned managed leads runs owns manages teaches coaches built designed drew wrote sang recorded produced
+owned managed leads runs owns manages teaches coaches built designed drew sang recorded produced
 killed defeated hosted organised planned moved ordered rented guarded named renamed decorated tested
 approved signed sent delivered collected lifted fixed broke copied tracked mapped followed studied
 measured weighed counted proved solved explored conquered ruled saved served supplied""".split()
@@ -279,32 +303,32 @@ IRREGULAR = {
 }  # fmt: skip
 PRESENT = {"leads", "runs", "owns", "manages", "teaches", "coaches"}
 NOUN_OBJECTS = {
-    "person": """owner manager leader boss director editor coach captain teacher doctor lawyer architect
+    "person": """owner manager leader boss editor coach captain teacher doctor lawyer architect
 designer winner president mayor king queen chef wife husband brother sister mother father friend rival
 partner chairman keeper guide landlord successor neighbour hero mascot assistant secretary pilot CEO
 chief executive officer singer drummer guitarist conductor sponsor spokesman guardian creator host""",
-    "place": """home birthplace location address hometown capital origin headquarters office harbour
+    "place": """home location address hometown capital origin headquarters office harbour
 destination base venue region district province workplace school""",
     "word": """name nickname password motto title brand logo dog cat horse ship car band team club hobby
 favourite food dish dessert drink sport game song movie book subject pet street church religion party
-breed model species genus nationality symbol emblem slogan sponsor supplier""",
+breed model species genus nationality emblem slogan sponsor supplier""",
     "thing": "main product cargo best dish hobby favourite food instrument favourite game present gift",
     "date": "birthday year opening date deadline wedding date founding year release date start date",
     "number": """age height weight price length width depth population number score size speed budget
 distance room number phone number floor area code capacity salary""",
     "code": "password code PIN access code serial number licence plate ticket number key flight number id",
     "color": "color colour favourite color flag color eye color paint color",
-    "language": "language mother tongue native language first language",
-    "job": "job profession occupation trade",
+    "language": "mother tongue native language first language",
+    "job": "occupation trade",
     "company": "employer owner bank sponsor supplier maker manufacturer publisher parent company rival brand",
 }
 MORE_NOUNS = {
     "person": """editor gardener sculptor goalkeeper striker drummer villain saint butcher baker curator
-founder inventor chairwoman treasurer librarian referee narrator translator publisher ambassador
+chairwoman treasurer librarian referee narrator translator publisher ambassador
 commander sheriff judge prince princess duke nephew uncle aunt cousin grandfather neighbour tenant
-organiser trainer mentor cook nurse driver janitor painter composer author producer""",
+organiser trainer mentor cook nurse driver janitor producer""",
     "word": """ingredient antidote flower bird tree anthem dance hill river bridge mountain lake motto
-prize winner opponent nickname alias variety recipe spice metal gas currency dialect alphabet
+prize winner opponent nickname alias variety recipe spice metal gas dialect alphabet
 project product service feature theme genre style season festival holiday ceremony weapon tool
 engine font editor browser server database framework protocol planet moon star signal""",
     "place": "gate terminal platform entrance exit station port market factory laboratory vault shelter",
@@ -317,22 +341,23 @@ office garden school bank team project family home test backup emergency guest r
 tallest longest oldest youngest fastest smallest highest most famous final current former deputy
 assistant senior junior safe master admin public private daily weekly yearly original real middle
 maiden legal technical sales marketing day night weekend front back top red blue golden silver""".split()
-BASES = """restore produce acquire narrate edit conduct choreograph sculpt discover award manufacture
-support invent design direct coach host manage train paint repair visit open close launch hire clean
+BASES = """restore produce acquire narrate edit conduct choreograph sculpt award manufacture
+support design coach host manage train repair visit open close launch hire clean
 climb cross film photograph plant cook bake carve print publish translate review raise rescue adopt
 sponsor fund own record defeat organise plan move order rent guard name decorate test approve sign
 deliver collect lift fix track map follow study measure weigh count explore conquer rule save serve
-supply create start found establish develop compose discuss describe explain teach watch wash kiss
+supply create establish develop discuss describe explain teach watch wash kiss
 push pull chase catch carry marry bury copy hurry destroy protect attack defend admire praise blame
 help call ask answer invite greet thank reward punish arrest release employ promote elect appoint
 replace recommend mention notice ignore remember recognise""".split()
+DOUBLED = {"map", "plan", "hug", "stop", "tap", "rob"}
 IRREGULAR_PASTS = {"teach": "taught", "catch": "caught", "rule": "ruled", "kiss": "kissed"}
 GOING = """live in|where;work at|where;work for|who;depart from|where;belong to|who;flow through|where;
-end in|where;begin at|where;lead to|where;play for|who;study at|where;trade with|who;report to|who;
-depend on|what;sleep under|where;arrive at|where;stop at|where;run on|what;grow in|where;pray to|who;
+end in|where;begin at|where;lead to|what;play for|who;study at|where;trade with|who;report to|who;
+depend on|what;sleep under|what;arrive at|where;stop at|where;run on|what;grow in|where;pray to|who;
 look like|what;smell of|what;consist of|what;start with|what;fight against|who;vote for|who;
 travel to|where;sail to|where;believe in|what;suffer from|what;listen to|what;apply to|what;
-lie near|where;stand behind|where;stay at|where;open at|when;close at|when;meet in|where"""
+lie near|where;stand behind|what;stay at|where;open at|when;close at|when;meet in|where"""
 ENTITIES = """Reef Chapel Cup Prize Orchestra Archive Ferry Fund Rovers Bridge Tower Hotel Museum Festival
 Theatre Library Institute Bank River Valley Forest Canal Gallery Palace Temple Stadium Market Express
 Treaty Award Trophy House Villa Lighthouse Observatory Clinic Garden Record Project Society League
@@ -345,7 +370,7 @@ _MULTIWORD = {
     "ticket number", "flight number", "favourite color", "flag color", "eye color", "paint color",
     "mother tongue", "native language", "first language", "parent company",
 }  # fmt: skip
-PLACED = """located based kept stored buried held made built sold grown found hidden parked filmed
+PLACED = """ kept stored buried held made built sold grown found hidden parked filmed
 displayed shown produced published printed baked brewed played served stationed registered moored
 raised educated trained employed""".split()
 DATED = """founded built born opened closed launched published released discovered finished started
@@ -371,6 +396,8 @@ company|our project|the new building|my phone|the garden gate""".replace("\n", "
 def _past(base: str) -> str:
     if base in IRREGULAR_PASTS:
         return IRREGULAR_PASTS[base]
+    if base in DOUBLED:
+        return base + base[-1] + "ed"
     if base.endswith("e"):
         return base + "d"
     return base[:-1] + "ied" if _ends_in_y(base) else base + "ed"
@@ -410,7 +437,7 @@ _GOING = [tuple(b.strip().split("|")) for b in " ".join(GOING.split()).split(";"
 def _verb(rng: random.Random) -> Relation:
     """{y} VERBED {x}, or VERBS it: who? The verb is made up in one case of five."""
     if rng.random() < 0.25:
-        verb = rng.choice(AGENT_VERBS)
+        verb = base = rng.choice(AGENT_VERBS)
         participle = IRREGULAR.get(verb, verb)
         present = verb in PRESENT
     else:
@@ -435,22 +462,33 @@ def _verb(rng: random.Random) -> Relation:
             f"Who {be} {{x}} {participle} by?",
             f"{{x}} {be} {participle} by whom?",
             f"Who was it that {verb} {{x}}?",
-            f"Which {who} {verb} {{x}}?",
         ),
         (f"who {verb} {{x}}", f"which {who} {verb} {{x}}", f"by whom {{x}} {be} {participle}"),
         f"{{x}} {be} {participle} by {{y}}.",
+        beside=_from_the_other_end(verb, base),
+        only_asked=(f"Which {who} {verb} {{x}}?",),
     )
+
+
+def _from_the_other_end(verb: str, base: str) -> tuple[str, ...]:
+    """What {y} did, where "{y} VERB {x}" tells it."""
+    do = "does" if verb == _present(base) else "did"
+    return (f"What {do} {{y}} {base}?", f"What is it that {{y}} {verb}?")
 
 
 def _attribute(rng: random.Random) -> Relation:
     """The NOUN of {x} is {y}."""
     noun, kind = rng.choice(NOUNS)
-    if rng.random() < 0.2:
-        noun, kind = made_up_word(rng), rng.choice(("person", "place", "word", "thing", "number"))
     if rng.random() < 0.35:
-        noun = f"{rng.choice(MODIFIERS) if rng.random() < 0.85 else made_up_word(rng)} {noun}"
-    of = rng.choice(("to", "for", "in", "at")) if rng.random() < 0.1 else "of"
+        noun = made_up_word(rng) if rng.random() < 0.4 else rng.choice(english())
+        kind = rng.choice(("word", "word", "place", "thing", "number", "code"))
+    if rng.random() < 0.4:
+        other = made_up_word(rng) if rng.random() < 0.3 else rng.choice(english())
+        noun = f"{rng.choice(MODIFIERS) if rng.random() < 0.6 else other} {noun}"
     ask = "Who" if kind == "person" else "What"
+    if rng.random() < 0.08:
+        return _attribute_at(rng, noun, kind, ask)
+    of = "of"
     return Relation(
         "attribute",
         rng.choice(("company", "work", "word", "person", "person", "place", "country")),
@@ -474,6 +512,85 @@ def _attribute(rng: random.Random) -> Relation:
     )
 
 
+def _attribute_at(rng: random.Random, noun: str, kind: str, ask: str) -> Relation:
+    """The NOUN to, for, in or at {x} is {y}: wordings that all tell which of these it is."""
+    at = rng.choice(("to", "for", "in", "at"))
+    return Relation(
+        "attribute",
+        rng.choice(("company", "work", "word", "place", "country", "thing")),
+        kind,
+        (f"The {noun} {at} {{x}} is {{y}}.", f"{{y}} is the {noun} {at} {{x}}."),
+        (
+            f"{ask} is the {noun} {at} {{x}}?",
+            f"Name the {noun} {at} {{x}}.",
+            f"Tell me the {noun} {at} {{x}}.",
+            f"The {noun} {at} {{x}} is {ask.lower()}?",
+        ),
+        (f"the {noun} {at} {{x}}", f"{ask.lower()} the {noun} {at} {{x}} is"),
+        f"The {noun} {at} {{x}} is {{y}}.",
+    )
+
+
+def _given(rng: random.Random) -> Relation:
+    """{x} was GIVEN to {y}."""
+    word = made_up_word(rng) + "ed" if rng.random() < 0.15 else rng.choice(GIVEN)
+    prep = "to" if rng.random() < 0.8 else rng.choice(("for", "from", "with"))
+    be = rng.choice(("was", "was", "is"))
+    return Relation(
+        "given",
+        rng.choice(("work", "word", "company", "thing")),
+        rng.choice(("person", "person", "company")),
+        (
+            f"{{x}} {be} {word} {prep} {{y}}.",
+            f"It {be} {{y}} that {{x}} {be} {word} {prep}.",
+            f"It {be} {prep} {{y}} that {{x}} {be} {word}.",
+        ),
+        (
+            f"Who {be} {{x}} {word} {prep}?",
+            f"{prep.capitalize()} whom {be} {{x}} {word}?",
+            f"{{x}} {be} {word} {prep} whom?",
+            f"Who is it that {{x}} {be} {word} {prep}?",
+        ),
+        (f"who {{x}} {be} {word} {prep}", f"{prep} whom {{x}} {be} {word}"),
+        f"{{x}} {be} {word} {prep} {{y}}.",
+    )
+
+
+GIVEN = """awarded given sold sent lent promised dedicated offered shown entrusted donated delivered handed
+left returned presented granted assigned addressed devoted lost""".split()
+
+
+def _that(rng: random.Random) -> Relation:
+    """The NOUN that VERBS {x} is {y}: a noun is asked for, by a clause."""
+    noun = rng.choice(english()) if rng.random() < 0.5 else rng.choice(NOUNS)[0]
+    if rng.random() < 0.35:
+        phrase, _ = rng.choice(_GOING)
+        base, preposition = phrase.split()
+        verb = f"{_present(base)} {preposition}"
+    else:
+        base = _base(rng, 0.2)
+        verb = _present(base) if rng.random() < 0.6 else _past(base)
+    return Relation(
+        "that",
+        rng.choice(("company", "work", "place", "word", "person")),
+        rng.choice(("word", "word", "company", "work", "person")),
+        (
+            f"The {noun} that {verb} {{x}} is {{y}}.",
+            f"{{y}} is the {noun} that {verb} {{x}}.",
+            f"The {noun} which {verb} {{x}} is {{y}}.",
+        ),
+        (
+            f"What {noun} {verb} {{x}}?",
+            f"Which {noun} {verb} {{x}}?",
+            f"What is the {noun} that {verb} {{x}}?",
+            f"Name the {noun} that {verb} {{x}}.",
+        ),
+        (f"which {noun} {verb} {{x}}", f"the {noun} that {verb} {{x}}", f"what {noun} {verb} {{x}}"),
+        f"The {noun} that {verb} {{x}} is {{y}}.",
+        beside=(f"Who is the {noun} that {verb} {{x}}?",),
+    )
+
+
 def _placed(rng: random.Random) -> Relation:
     """{x} is PARTICIPLE in {y}; the answer keeps the preposition that it was told."""
     word = made_up_word(rng) + "ed" if rng.random() < 0.12 else rng.choice(PLACED)
@@ -494,13 +611,13 @@ def _placed(rng: random.Random) -> Relation:
         ),
         (
             f"Where {be} {{x}} {word}?",
-            f"Where {be} {{x}}?",
             f"In which place {be} {{x}} {word}?",
             f"{{x}} {be} {word} where?",
             f"At what place {be} {{x}} {word}?",
         ),
         (f"where {{x}} {be} {word}", f"where {{x}} {be}", f"in which place {{x}} {be} {word}"),
         f"{{x}} {be} {word} {prep} {{y}}.",
+        only_asked=(f"Where {be} {{x}}?",),
     )
 
 
@@ -538,6 +655,7 @@ def _liking(rng: random.Random) -> Relation:
     else:
         base = {"studie": "study", "teache": "teach"}.get(cut := rng.choice(LIKINGS)[:-1], cut)
     verb = _present(base)
+    noun = rng.choice(english()) if rng.random() < 0.5 else rng.choice(NOUNS)[0]
     return Relation(
         "liking",
         rng.choice(("person", "person", "company", "word")),
@@ -554,8 +672,10 @@ def _liking(rng: random.Random) -> Relation:
             f"Which thing does {{x}} {base}?",
             f"Say what {{x}} {verb}.",
         ),
-        (f"what {{x}} {verb}", f"which thing {{x}} {verb}"),
+        (f"what {{x}} {verb}", f"which {noun} {{x}} {verb}", f"which thing {{x}} {verb}"),
         f"{{x}} {verb} {{y}}.",
+        beside=(f"Who {verb} {{y}}?", f"What {verb} {{y}}?"),
+        only_asked=(f"Which {noun} does {{x}} {base}?", f"What {noun} does {{x}} {base}?"),
     )
 
 
@@ -578,6 +698,8 @@ def _doer(rng: random.Random) -> Relation:
         ),
         (f"what {{x}} {verb}", f"what was {verb} by {{x}}"),
         f"{{x}} {verb} {{y}}.",
+        written=f"Who {verb} {{y}}?",
+        beside=(f"By whom was {{y}} {verb}?", f"Who was {{y}} {verb} by?"),
     )
 
 
@@ -586,7 +708,7 @@ def _going(rng: random.Random) -> Relation:
     phrase, ask = rng.choice(_GOING)
     base, preposition = phrase.split()
     if rng.random() < 0.15:
-        base = made_up_word(rng)
+        base, ask = made_up_word(rng), "what"
     wh, verb = ask.capitalize(), _present(base)
     object_ = {"where": "place", "who": "person", "when": "year", "what": "thing"}[ask]
     return Relation(
@@ -669,11 +791,11 @@ def _kind(rng: random.Random) -> Relation:
     be = rng.choice(("is", "is", "was"))
     return Relation(
         "kind",
-        rng.choice(("person", "company", "word", "work", "thing")),
-        rng.choice(("job", "job", "word")),
-        (f"{{x}} {be} a {{y}}.", f"{{x}} {be} known as a {{y}}.", "{x} works as a {y}."),
+        rng.choice(("person", "company", "word", "work")),
+        rng.choice(("job", "thing", "english")),
+        (f"{{x}} {be} a {{y}}.", f"A {{y}} {be} what {{x}} {be}.", f"What {{x}} {be} is a {{y}}."),
         (f"What {be} {{x}}?", f"What kind of thing {be} {{x}}?", f"{{x}} {be} what?",
-         "What does one call {x}?", "What does {x} work as?"),
+         f"Say what {{x}} {be}."),
         (f"what {{x}} {be}",),
         f"{{x}} {be} a {{y}}.",
     )  # fmt: skip
@@ -690,13 +812,15 @@ _MAKERS = (
     (_bond, 6),
     (_measure, 3),
     (_count, 3),
-    (_kind, 2),
+    (_kind, 3),
+    (_given, 5),
+    (_that, 6),
 )
 
 
 def any_relation(rng: random.Random) -> Relation:
     """A relation of the real world (one in three) or one put together from words just now."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         return rng.choice(tuple(KNOWN.values()))
     makers, weights = zip(*_MAKERS, strict=True)
     return rng.choices(makers, weights)[0](rng)
@@ -708,6 +832,14 @@ def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
     if relation.name in ("attribute", "bond", "placed") and rng.random() < 0.12:
         return WorldFact(relation, rng.choice(ROOMS).strip(), made_up(rng, relation.object))
     x, y = made_up(rng, relation.subject), made_up(rng, relation.object)
-    if relation.name not in KNOWN and relation.subject != "person" and rng.random() < 0.12:
-        x = f"the {made_up(rng, 'word')} {rng.choice(ENTITIES)}"
+    if relation.name not in KNOWN and relation.subject != "person":
+        style = rng.random()
+        if style < 0.14:
+            x = f"the {made_up(rng, 'word')} {rng.choice(ENTITIES)}"
+        elif style < 0.20:
+            x = f"the {made_up(rng, 'word')} {rng.choice(english())}"
+        elif style < 0.26:
+            x = f"{made_up(rng, 'person')}'s {rng.choice(english())}"
+        elif style < 0.29:
+            x = f"the {rng.choice(english())} {rng.choice(('of', 'in', 'from'))} {x}"
     return WorldFact(relation, x, y)

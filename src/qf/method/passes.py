@@ -75,9 +75,11 @@ def record(
 ) -> list[Recording]:
     """Run all sequences through the model as one batch and record layer `layer` of each.
 
-    The pass ends in front of the layer's W, or, with `logits`, at the top of the model. Sequences
-    are padded on the right, where a causal model does not look, so that the batch changes nothing
-    beyond rounding. Only the recorded positions are kept.
+    The pass ends in front of the layer's W, or, with `logits`, at the top of the model. The
+    sequences are packed one behind the other, each seeing itself only: the batch changes nothing
+    beyond rounding, and nothing is spent on padding, so that `pad_id` has no effect. Attention
+    takes memory for the square of the whole length: some ten lessons at a time are plenty. Only
+    the recorded positions are kept.
 
     Raises ModelError: no such layer, a W that is no plain linear layer, or activations that are
     not finite.
@@ -85,10 +87,10 @@ def record(
     assert sequences
     block = family.layer(model, layer)
     W = family.projection(block)
-    where = _positions(sequences)
+    where = _places(sequences)
     found: dict[str, Tensor] = {}
     with torch.no_grad(), _hooked(block, family, where, found, cut_off=not logits):
-        top = _forward(model, family, sequences, pad_id)
+        top = _forward(model, family, sequences)
         u, v = found["u"], found["v"]
         if not bool(u.isfinite().all() and v.isfinite().all()):
             raise ModelError(
@@ -176,7 +178,7 @@ def _rows(
 def _hooked(
     block: nn.Module,
     family: Family,
-    where: tuple[Tensor, Tensor],
+    where: Tensor,
     found: dict[str, Tensor],
     cut_off: bool,
 ) -> Iterator[None]:
@@ -201,37 +203,38 @@ def _hooked(
             hook.remove()
 
 
-def _forward(
-    model: Any, family: Family, sequences: Sequence[AlignedTokens], pad_id: int
-) -> Tensor | None:
-    """Run the decoder; return its top hidden states (B, L, N), or None when it was cut off."""
+def _forward(model: Any, family: Family, sequences: Sequence[AlignedTokens]) -> Tensor | None:
+    """Run the decoder; return its top hidden states (1, L, N), or None when it was cut off.
+
+    Positions that start again at 0, without an attention mask, are how Transformers is told that
+    several sequences lie in one: each attends to itself only.
+    """
     decoder = family.decoder(model)
-    longest = max(len(s.input_ids) for s in sequences)
-    gaps = [longest - len(s.input_ids) for s in sequences]
-    padded = [[*s.input_ids, *[pad_id] * gap] for s, gap in zip(sequences, gaps, strict=True)]
-    mask = [[1] * (longest - gap) + [0] * gap for gap in gaps]
     device = decoder.get_input_embeddings().weight.device
+    ids = [token for s in sequences for token in s.input_ids]
+    positions = [t for s in sequences for t in range(len(s.input_ids))]
     try:
         return decoder(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            position_ids=torch.arange(longest, device=device).expand(len(padded), -1),
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
             use_cache=False,
         ).last_hidden_state
     except _CutOff:
         return None
 
 
-def _positions(sequences: Sequence[AlignedTokens]) -> tuple[Tensor, Tensor]:
-    """Return which sequence and which position of it each recorded row comes from."""
-    pairs = [(b, t) for b, sequence in enumerate(sequences) for t in sequence.positions]
-    index = torch.tensor(pairs)
-    return index[:, 0], index[:, 1]
+def _places(sequences: Sequence[AlignedTokens]) -> Tensor:
+    """Return where in the pack each recorded row lies."""
+    places, first = [], 0
+    for sequence in sequences:
+        places += [first + t for t in sequence.positions]
+        first += len(sequence.input_ids)
+    return torch.tensor(places)
 
 
-def _at(x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
-    """Copy the recorded rows of x: (B, L, any) to float32."""
-    return x[where[0].to(x.device), where[1].to(x.device)].float()
+def _at(x: Tensor, where: Tensor) -> Tensor:
+    """Copy the recorded rows of x: (1, L, any) to float32."""
+    return x[0, where.to(x.device)].float()
 
 
 def _predictions(model: Any, top: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
