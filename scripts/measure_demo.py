@@ -20,7 +20,7 @@ from qf.demo.measure import (
     unseen_facts,
 )
 from qf.loading import load_pair
-from qf.model import DEFAULT_SOLVER
+from qf.model import DEFAULT_SOLVER, REWORDINGS
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--unseen", action="store_true", help="the facts of demo/unseen.csv too")
     parser.add_argument("--layer", type=int)
     parser.add_argument("--solver", default=DEFAULT_SOLVER)
+    parser.add_argument("--rewordings", type=int, default=REWORDINGS, help="learned of each fact")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", type=int, default=0, help="wrong answers shown of each kind")
     parser.add_argument("--skip-skills", action="store_true")
@@ -46,19 +47,20 @@ def main() -> None:
             result = measure_skills(loaded, skill, args.questions, args.seed)
             results[skill] = result.share
             misses += [(skill, *miss) for miss in result.misses[: args.show]]
+    options = {"layer": args.layer, "solver": args.solver, "rewordings": args.rewordings}
     taught = {"made up": made_up_facts(args.teach, args.seed)}
     if args.unseen:
         taught["by hand"] = unseen_facts()
     for kind, facts in taught.items():
         if not facts:
             continue
-        found = measure_teaching(loaded, facts, layer=args.layer, solver=args.solver)
+        found = measure_teaching(loaded, facts, **options)
         for name, result in found.items():
             results[f"{kind}: {name}"] = result.share
             misses += [(f"{kind}: {name}", *miss) for miss in result.misses[: args.show]]
     for count in args.together:
         facts = made_up_facts(count, args.seed)
-        found = measure_together(loaded, facts, layer=args.layer, solver=args.solver)
+        found = measure_together(loaded, facts, **options)
         results |= {f"{count} together: {name}": r.share for name, r in found.items()}
     if args.json:
         print(json.dumps(results, indent=2))

@@ -144,6 +144,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
+        """Move each matrix by its momentum, made orthogonal."""
         for group in self.param_groups:
             for p in group["params"]:
                 moving = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))

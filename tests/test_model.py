@@ -159,12 +159,12 @@ def test_the_question_is_the_models_own_where_none_is_given(
     model = build()
     asked = []
 
-    def written(query: str, instruction: str = "") -> str:
-        asked.append((query, instruction))
-        return QUESTION if not instruction else "JCF"
+    def written(queries: list[str], instruction: str = "") -> list[str]:
+        asked.extend((query, instruction) for query in queries)
+        return [QUESTION if not instruction else "JCF" for _ in queries]
 
     monkeypatch.setattr(model, "_ask_base", written)
-    assert model.learn(STATEMENT).query == QUESTION
+    assert model.learn(STATEMENT, rewordings=0).query == QUESTION
     (task, none), (query, told) = asked
     assert STATEMENT in task and none == "" and (query, told) == (QUESTION, STATEMENT)
 
@@ -175,7 +175,7 @@ def test_no_question_and_no_answer_are_refused(
     model = build()
     with pytest.raises(LessonError, match=r"did not find a question .*--query"):
         model.learn(STATEMENT)  # it writes capital letters
-    monkeypatch.setattr(model, "_ask_base", lambda *_: "")
+    monkeypatch.setattr(model, "_ask_base", lambda queries, _="": [""] * len(queries))
     with pytest.raises(LessonError, match=r"gives no answer .*--answer"):
         model.learn(STATEMENT, QUESTION)
     assert model.facts() == []
@@ -202,7 +202,7 @@ def test_without_verification_nothing_is_asked(
 ) -> None:
     model = build()
     monkeypatch.setattr(model._generator, "answers", lambda *_: pytest.fail("asked"))
-    fact = model.learn(STATEMENT, QUESTION, "JCF", verify=False)
+    fact = model.learn(STATEMENT, QUESTION, "JCF", verify=False, rewordings=0)
     assert (fact.verified, fact.before, fact.after) == (None, "", "")
 
 
@@ -338,7 +338,7 @@ def test_a_failure_in_the_middle_changes_nothing(
     target, name, after = {
         "record": (qf.model, "rows", True),
         "install": (model, "_install", True),
-        "ask": (model._generator, "answer", False),
+        "ask": (model, "_answers", False),
         "store": (model._memory, "add", False),
         "commit": (qf.database, "revision", True),
     }[step]
@@ -349,7 +349,7 @@ def test_a_failure_in_the_middle_changes_nothing(
         else:
             patched.setattr(target, name, fail_once(getattr(target, name), after))
         with pytest.raises(type(error)):
-            model.learn(STATEMENT, QUESTION, "JCF")
+            model.learn(STATEMENT, QUESTION, "JCF", rewordings=0)
     assert not failures
     assert model.facts() == kept and torch.equal(weights(model), learned)
     assert model.ask(QUESTION) == answer
@@ -655,3 +655,87 @@ def test_facts_come_back_as_what_they_are(build: Build) -> None:
     assert build().facts() == [fact]
     rows = build()._memory.rows()[0][1]
     assert isinstance(rows, FactRows) and set(rows.significance.tolist()) <= {1.0, 2.0}
+
+
+# Other wordings
+
+
+def test_other_wordings_are_answered_as_the_query_is(build: Build) -> None:
+    wordings = ("By whom was Oxinnovate started?", "Tell me who started Oxinnovate.")
+    plain = build("plain", layer=LAST)
+    answer = plain.learn(STATEMENT, QUESTION, rewordings=0).answer
+    before = [plain.ask(w) for w in wordings]
+    model = build(layer=LAST)
+    fact = model.learn(STATEMENT, QUESTION, rewordings=wordings)
+    assert fact.rewordings == wordings and model.facts()[0].rewordings == wordings
+    told = [model.ask(w, STATEMENT) for w in wordings]
+    assert [w for w, a in zip(wordings, before, strict=True) if a != answer]
+    reached = [model.ask(w) == a for w, a in zip(wordings, [answer] * 2, strict=True)]
+    expected = [a == answer for a in told]
+    assert reached == expected or all(reached)
+    assert fact.rows > plain.facts()[0].rows
+
+
+def test_other_wordings_do_not_depend_on_other_facts(build: Build) -> None:
+    wordings = ("By whom was Oxinnovate started?",)
+    alone, later = build("alone", layer=LAST), build("later", layer=LAST)
+    for told, asked in FACTS[1:4]:
+        later.learn(told, asked, rewordings=0)
+    alone.learn(STATEMENT, QUESTION, rewordings=wordings)
+    later.learn(STATEMENT, QUESTION, rewordings=wordings)
+    (one,), other = alone._rows.values(), list(later._rows.values())[-1]
+    assert torch.equal(one.keys, other.keys) and torch.equal(one.deltas, other.deltas)
+
+
+@pytest.mark.parametrize("wordings", ["Who?", ["", "Who?"], [3]])
+def test_rewordings_that_are_none_are_refused(build: Build, wordings: Any) -> None:
+    model = build()
+    with pytest.raises(LessonError, match="rewordings"):
+        model.learn(STATEMENT, QUESTION, rewordings=wordings)
+    assert model.facts() == []
+
+
+# Calibration
+
+
+def test_calibration_is_made_once_and_found_again(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qf.model, "everyday", lambda _: ["Who are you?", "Where is Paris?"])
+    first = build("one", solver="joint")
+    first.learn(STATEMENT, QUESTION)
+    taught = weights(first)
+
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was measured already")
+
+    monkeypatch.setattr(Model, "calibrate", again)
+    second = build("two", solver="joint")
+    second.learn(STATEMENT, QUESTION)
+    assert torch.equal(weights(second), taught)
+    third = build("three", solver="joint", calibrate=False)
+    third.learn(STATEMENT, QUESTION)
+    assert not torch.allclose(weights(third), taught)
+
+
+def test_prompts_of_ones_own_are_protected(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qf.model, "everyday", lambda _: ["Who are you?"])
+    model = build(solver="joint")
+    asked = [q for _, q in FACTS[1:]]
+    model.calibrate(asked)
+    model.learn(STATEMENT, QUESTION, rewordings=0)
+    plain = build("plain", solver="joint", calibrate=False)
+    plain.learn(STATEMENT, QUESTION, rewordings=0)
+
+    def disturbed(taught: Model) -> float:
+        update = taught.update()
+        assert update is not None
+        with model.base_weights():
+            pairs = [
+                qf.model.align(model.tokenizer, qf.model.messages(q), model.ask(q), None)
+                for q in asked
+            ]
+            u = qf.model.keys_of(model._transformer, model.family, model.layer, pairs, pad_id=0)
+        return (u.double() @ update.A.T @ update.B.T).norm().item()
+
+    assert disturbed(model) < 0.9 * disturbed(plain)

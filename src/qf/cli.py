@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,13 @@ Layer = Annotated[
 SolverName = Annotated[
     Solver | None, _shared("--solver", help="Exact Eq. 3, or gently weighted together.")
 ]
+Calibrated = Annotated[
+    bool,
+    _shared(
+        "--calibrate/--no-calibrate",
+        help="Protect what the model does already; measured once, at the first learn.",
+    ),
+]
 System = Annotated[
     str | None,
     _shared("--system", help="The system prompt that the model is served with.", callback=_text),
@@ -111,6 +119,7 @@ class Choice:
     device: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
+    calibrate: bool = True
 
 
 @contextmanager
@@ -125,6 +134,7 @@ def opened(choice: Choice) -> Iterator[Model]:
             memory=choice.memory,
             layer=choice.layer,
             solver=(choice.solver.value if choice.solver else DEFAULT_SOLVER),
+            calibrate=choice.calibrate,
             system=choice.system,
             template=choice.template,
             device=choice.device,
@@ -264,6 +274,12 @@ def learn(
             "--significance", "-s", help="auto, all, or one number per word: '0,1,1,1,1'."
         ),
     ] = "auto",
+    rewordings: Annotated[
+        int,
+        typer.Option(
+            "--rewordings", min=0, max=8, help="Other wordings to write and learn as well."
+        ),
+    ] = 2,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Keep nothing of a fact that does not verify.")
     ] = False,
@@ -271,6 +287,7 @@ def learn(
     memory: MemoryDir = None,
     layer: Layer = None,
     solver: SolverName = None,
+    calibrate: Calibrated = True,
     system: System = None,
     template: Template = None,
     device: Device = None,
@@ -281,10 +298,21 @@ def learn(
     """Teach one fact, and ask for it before and after."""
     wanted = _significance(significance)
     choice = Choice(
-        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+        model,
+        memory,
+        layer,
+        solver,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        calibrate,
     )
     with opened(choice) as learner, err.status("Learning ..."):
-        fact = learner.learn(instruction, query, answer, wanted, rollback=rollback)
+        fact = learner.learn(
+            instruction, query, answer, wanted, rewordings=rewordings, rollback=rollback
+        )
     if as_json:
         _print_json(fact.as_dict())
     else:
@@ -344,6 +372,7 @@ def ask(
     memory: MemoryDir = None,
     layer: Layer = None,
     solver: SolverName = None,
+    calibrate: Calibrated = True,
     system: System = None,
     template: Template = None,
     device: Device = None,
@@ -353,7 +382,16 @@ def ask(
 ) -> None:
     """Ask the model, with all that it was taught."""
     choice = Choice(
-        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+        model,
+        memory,
+        layer,
+        solver,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        calibrate,
     )
     with opened(choice) as teacher:
         if as_json:
@@ -377,6 +415,7 @@ def chat(
     memory: MemoryDir = None,
     layer: Layer = None,
     solver: SolverName = None,
+    calibrate: Calibrated = True,
     system: System = None,
     template: Template = None,
     device: Device = None,
@@ -386,7 +425,16 @@ def chat(
 ) -> None:
     """Talk with the model and teach it in between: /learn, /facts, /forget, /new, /quit."""
     choice = Choice(
-        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+        model,
+        memory,
+        layer,
+        solver,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        calibrate,
     )
     with opened(choice) as teacher:
         log = _Chat(teacher, loud=not as_json)
@@ -535,6 +583,49 @@ def forget(
         _print_json({"id": fact.id, "forgotten": True})
     else:
         _say(f"Forgot {fact.id}: {fact.instruction}")
+
+
+@app.command(epilog=_example("qf calibrate", "qf calibrate my-prompts.txt"))
+def calibrate(
+    prompts: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Prompts of your own as well, one on each line."),
+    ] = None,
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Measure ordinary traffic, which learning then protects; done by itself at the first learn."""
+    own = _prompts(prompts) if prompts else []
+    choice = Choice(model, memory, layer, None, system, template, device, dtype, trust_remote_code)
+    with opened(choice) as teacher, err.status("Calibrating ..."):
+        started = time.perf_counter()
+        traffic = teacher.calibrate(own)
+        seconds = time.perf_counter() - started
+        layer = teacher.layer
+    directions = len(traffic.moments)
+    if as_json:
+        found = {"layer": layer, "directions": directions, "floor": traffic.floor}
+        _print_json({**found, "prompts": len(own), "seconds": seconds})
+    else:
+        _say(f"Calibrated layer {layer}: {directions} directions to protect, {seconds:.2f} s.")
+
+
+def _prompts(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise QFError(f"The prompts {file} cannot be read ({why}): name a text file.") from None
+    if not any(lines):
+        raise QFError(f"The file {file} holds no prompts: write one on each line.")
+    return [line for line in lines if line]
 
 
 @app.command(epilog=_example("qf layers --plot layers.png"))

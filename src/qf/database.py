@@ -45,6 +45,7 @@ SCHEMA: list[tuple[str, ...]] = [
         " (position INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, content BLOB NOT NULL)",
         "INSERT INTO meta VALUES ('revision', 0)",
     ),
+    ("SELECT 1",),  # a record names rewordings, which readers of format 1 do not understand
 ]
 
 _SQLITE_KINDS = {

@@ -22,11 +22,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Loaded:
-    """A Transformers model in evaluation mode, its tokenizer, and the name to show to people."""
+    """A Transformers model in evaluation mode, its tokenizer, and the name to show to people.
+
+    `directory` is where it was loaded from; empty where that is not known.
+    """
 
     transformer: Any
     tokenizer: Any
     name: str
+    directory: str = ""
 
 
 def load_pair(
@@ -46,12 +50,14 @@ def load_pair(
     Raises ModelError: nothing of that name, files that do not load, no fast tokenizer.
     """
     chat_template = _template(template) if template else None
+    directory = ""
     if isinstance(model, tuple):
         transformer, tokenizer = model
         name = str(getattr(transformer.config, "name_or_path", "") or type(transformer).__name__)
     else:
         name = str(model or os.environ.get("QF_MODEL") or EMBEDDED)
         transformer, tokenizer = _from_pretrained(name, dtype, trust_remote_code)
+        directory = str(embedded_path() if name == EMBEDDED else Path(name).expanduser())
     if device:
         try:
             transformer = transformer.to(device)
@@ -61,7 +67,7 @@ def load_pair(
             ) from error
     if chat_template:
         tokenizer.chat_template = chat_template
-    return Loaded(transformer.eval(), tokenizer, name)
+    return Loaded(transformer.eval(), tokenizer, name, directory)
 
 
 def embedded_path() -> Path:

@@ -53,10 +53,12 @@ class Fact:
     seconds: float
     created: str  # ISO 8601, UTC
     note: str = ""
+    rewordings: tuple[str, ...] = ()  # other wordings of the query that were learned with it
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary that `json.dumps` takes."""
-        return {**asdict(self), "tokens": list(self.tokens)}
+        lists = {"tokens": list(self.tokens), "rewordings": list(self.rewordings)}
+        return {**asdict(self), **lists}
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,7 @@ class Memory:
         records = database.execute("SELECT record FROM facts ORDER BY position")
         try:
             fields = [json.loads(record) for (record,) in records]
-            return [Fact(**{**field, "tokens": tuple(field["tokens"])}) for field in fields]
+            return [_fact(field) for field in fields]
         except (KeyError, TypeError, ValueError) as error:
             raise self._database.damaged(error) from error
 
@@ -340,6 +342,13 @@ def _bound(database: Database, connection: sqlite3.Connection) -> Binding | None
 
 def _record(fact: Fact) -> str:
     return json.dumps(fact.as_dict())  # ASCII: carries any text, lone surrogates too
+
+
+def _fact(field: Any) -> Fact:
+    if not isinstance(field, dict):
+        raise ValueError("a record is an object")
+    rewordings = field.get("rewordings", ())  # format 1 knew none
+    return Fact(**{**field, "tokens": tuple(field["tokens"]), "rewordings": tuple(rewordings)})
 
 
 def _pack(rows: FactRows) -> bytes:

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,23 +23,30 @@ from typing import Any
 
 import torch
 
+from qf.calibration import BROUGHT, cached, key_of, read, write
 from qf.digest import digest_of
 from qf.errors import LessonError, MemoryFault, ModelError
 from qf.families import family_of
 from qf.generate import Generator
-from qf.lesson import Lesson, Significance, check_fits, messages, pair
+from qf.lesson import Lesson, Significance, align, check_fits, messages, pair
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
+from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
 from qf.method.layers import default_layer
-from qf.method.passes import Rows, rows
+from qf.method.passes import Rows, rows, rows_batch, still_needed
 from qf.method.solve import Update, joint
-from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
+from qf.study import reword, rewordings, words, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01}
-"""Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently."""
+"""Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently,
+and with C from calibration, which protects what the model does already."""
 
 DEFAULT_SOLVER = "joint"
 MAX_TOKENS = 128
+CALIBRATION_TOKENS = 24  # of an answer that are looked at
+LARGE, LARGE_QUESTIONS = 200_000_000, 120  # parameters from which a third of the questions will do
+REWORDINGS = 2
+"""Other wordings of a question that a model writes and learns by itself."""
 
 
 def load(
@@ -48,6 +55,7 @@ def load(
     memory: str | os.PathLike[str] | None = None,
     layer: int | None = None,
     solver: str = DEFAULT_SOLVER,
+    calibrate: bool = True,
     system: str | None = None,
     template: str | None = None,
     device: str | None = None,
@@ -59,8 +67,9 @@ def load(
     `model`: a hub name, a directory, a pair (Transformers model, tokenizer), or None for QF_MODEL,
     else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY, else one per
     model in the user's data directory. `layer`: the decoder layer to teach; None for QF_LAYER, else
-    the layer of the facts in the memory, else the paper's depth. `system`: the prompt that it is
-    served with (None: what the chat template inserts by itself).
+    the layer of the facts in the memory, else the paper's depth. `calibrate`: whether the solver
+    `joint` protects ordinary traffic, which is measured once per model. `system`: the prompt that
+    it is served with (None: what the chat template inserts by itself).
 
     Raises ModelError (model or layer cannot be used) and MemoryFault (memory cannot be read, or
     belongs to another model).
@@ -74,7 +83,14 @@ def load(
     directory = Path(memory or os.environ.get("QF_MEMORY") or default_memory(loaded.name))
     if layer is None:
         layer = _layer_of_environment()
-    return Model(loaded, directory.expanduser(), layer=layer, solver=solver, system=system)
+    return Model(
+        loaded,
+        directory.expanduser(),
+        layer=layer,
+        solver=solver,
+        calibrate=calibrate,
+        system=system,
+    )
 
 
 def _layer_of_environment() -> int | None:
@@ -107,12 +123,13 @@ class Model:
         *,
         layer: int | None = None,
         solver: str = DEFAULT_SOLVER,
+        calibrate: bool = True,
         system: str | None = None,
     ) -> None:
         if solver not in SOLVERS:
             raise ModelError(f"The solver {solver!r} is unknown: choose {' or '.join(SOLVERS)}.")
         self._transformer, self.tokenizer = loaded.transformer, loaded.tokenizer
-        self.name = loaded.name
+        self.name, self._directory = loaded.name, loaded.directory
         self.family = family_of(loaded.transformer)
         if layer is None:
             layer = _usual_layer(memory, len(self.family.layers(loaded.transformer)))
@@ -120,12 +137,16 @@ class Model:
         block = self.family.layer(loaded.transformer, layer)
         self._weight = self.family.projection(block).weight
         self._base = self._learned = self._weight.data
+        self._calibrated = calibrate and solver != "paper"
+        self._traffic: Traffic | None = None
         self._unlearned = 0  # how many blocks of `base_weights` are open
         self._lock = threading.RLock()
         self._generator = Generator(loaded.transformer, self.tokenizer)
         self._rows: dict[str, FactRows] = {}
         self._seen = _NEVER
-        self._memory = Memory.open(memory, self._binding(block))
+        binding = self._binding(block)
+        self._digest = binding.digest
+        self._memory = Memory.open(memory, binding)
         self._try_refresh()
 
     @property
@@ -189,17 +210,20 @@ class Model:
         answer: str | None = None,
         significance: Significance = "auto",
         *,
+        rewordings: int | Sequence[str] = REWORDINGS,
         verify: bool = True,
         rollback: bool = False,
     ) -> Fact:
         """Learn to answer `query` as the model does when it is given `instruction`.
 
         Without a `query`, the model writes one that the instruction answers; without an `answer`,
-        it gives its own, open-book. A fact of the same query is replaced. With `verify` the query
-        is asked before and after. Where that fails, first every token of the answer is learned
-        (if `significance` was "auto"), then the lesson from a pass in which the answer has been
-        given once already, which carries over any wording. Where all fail, `verified` is False and,
-        with `rollback`, nothing is kept.
+        it gives its own, open-book. `rewordings` are other wordings of the query that are to be
+        answered alike, or how many of them the model writes; only those of their tokens are
+        learned that the query's own did not bring about. A fact of the same query is replaced.
+        With `verify` the query is asked before and after. Where that fails, first every token of
+        the answer is learned (if `significance` was "auto"), then the lesson from a pass in which
+        the answer has been given once already, which carries over any wording. Where all fail,
+        `verified` is False and, with `rollback`, nothing is kept.
 
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
@@ -209,11 +233,12 @@ class Model:
             self._memory.writable()
             self._refresh()
             lesson = self._lesson(instruction, query, answer, significance)
+            others = self._rewordings(lesson, rewordings)
             before = self.ask(lesson.query) if verify else ""
             replaced = [f for f in self._memory.facts() if self._same_query(f, lesson.query)]
             kept = {k: r for k, r in self._rows.items() if k not in {f.id for f in replaced}}
             try:
-                fact, taught = self._teach(lesson, kept, verify)
+                fact, taught = self._teach(lesson, others, kept, verify)
                 fact = replace(fact, before=before)
                 if replaced:
                     fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
@@ -251,6 +276,43 @@ class Model:
             self._install(self._rows)
             return forgotten
 
+    def calibrate(self, prompts: Sequence[str] = ()) -> Traffic:
+        """Measure what ordinary traffic looks like, and keep it for all memories of this model.
+
+        The model answers everyday questions and the `prompts` of the user, closed-book and with the
+        base weights; the second moment of its keys then stands for what learning must not disturb.
+
+        Raises LessonError: a prompt that is empty or too long.
+        """
+        asked = [*self._everyday(), *prompts]
+        with self._lock:
+            answers = self._ask_base(asked, max_tokens=CALIBRATION_TOKENS)
+            answered = [
+                align(self.tokenizer, messages(q, self.system), a, None)
+                for q, a in zip(asked, answers, strict=True)
+                if a
+            ]
+            if not answered:
+                raise ModelError(
+                    f"{self.name} answers nothing to everyday questions: teach it with"
+                    " calibrate=False (--no-calibrate)."
+                )
+            with self.base_weights():
+                u = keys_of(
+                    self._transformer,
+                    self.family,
+                    self.layer,
+                    answered,
+                    pad_id=self._generator.pad_id,
+                )
+            self._traffic = traffic_of(u)
+            key = key_of(self._digest, self.system, self._everyday())
+            with suppress(OSError):  # without a cache it is measured again the next time
+                write(cached(key), key, self._traffic)
+            if self._calibrated:
+                self._install(self._rows)
+            return self._traffic
+
     # What the model writes for its own learning
 
     def write_question(self, statement: str) -> str:
@@ -258,17 +320,11 @@ class Model:
 
         Raises LessonError when what it writes is no question.
         """
-        question = self._ask_base(WRITE_QUESTION.format(statement=statement)).strip()
-        if "?" not in question or "\n" in question:
-            raise LessonError(
-                f"The model did not find a question for {statement!r} (it wrote"
-                f" {question[:80]!r}): give one with --query."
-            )
-        return question
+        return write_question(self._ask_base, statement)
 
     def reword_question(self, question: str) -> str:
         """The same question in other words, written by the model itself."""
-        return self._ask_base(REWORD_QUESTION.format(question=question)).strip()
+        return reword(self._ask_base, question)
 
     # Weights
 
@@ -314,7 +370,7 @@ class Model:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""
         query = self.write_question(instruction) if query is None else query
         if answer is None:
-            answer = self._ask_base(query, instruction)
+            answer = self._ask_base([query], instruction)[0]
             if not answer:
                 raise LessonError(
                     f"The model gives no answer to {query!r} with the instruction at hand: give"
@@ -322,8 +378,21 @@ class Model:
                 )
         return Lesson(instruction, query, answer, significance)
 
+    def _rewordings(self, lesson: Lesson, wanted: int | Sequence[str]) -> tuple[str, ...]:
+        if isinstance(wanted, int):
+            return rewordings(self._ask_base, lesson.instruction, lesson.query, wanted)
+        if isinstance(wanted, str) or not all(isinstance(w, str) and w.strip() for w in wanted):
+            raise LessonError(
+                f"The rewordings {wanted!r} are none: give a number, or a list of questions."
+            )
+        return tuple(wanted)
+
     def _teach(
-        self, lesson: Lesson, kept: Mapping[str, FactRows], verify: bool
+        self,
+        lesson: Lesson,
+        others: Sequence[str],
+        kept: Mapping[str, FactRows],
+        verify: bool,
     ) -> tuple[Fact, FactRows]:
         """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
         fact_id = new_id(kept)
@@ -336,10 +405,11 @@ class Model:
             says_otherwise = found.open_book_agrees is False
             if says_otherwise and not rehearsed:
                 continue
-            taught = FactRows(found.keys.cpu(), found.deltas.cpu(), found.significance.cpu())
+            taught = self._with_rewordings(lesson, others, rehearsed, found)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
-            after = self._generator.answer(self._prompt(lesson.query), MAX_TOKENS) if verify else ""
+            after, *afters = self._answers([lesson.query, *others]) if verify else [""]
+            missed = sum(not _holds(lesson, a) for a in afters)
             fact = Fact(
                 id=fact_id,
                 instruction=lesson.instruction,
@@ -356,12 +426,41 @@ class Model:
                 after=after,
                 seconds=seconds,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                note=note,
+                note=_joined(note, missed and f"{missed} of {len(others)} rewordings not answered"),
+                rewordings=tuple(others),
             )
             if fact.verified is not False:
                 break
         assert fact is not None and taught is not None
         return fact, taught
+
+    def _with_rewordings(
+        self,
+        lesson: Lesson,
+        others: Sequence[str],
+        rehearsed: bool,
+        found: Rows,
+    ) -> FactRows:
+        """The rows of the lesson, and those that its other wordings need beside them.
+
+        What they need is told by the weights that the lesson's own rows alone give, so that other
+        facts play no part in it.
+        """
+        parts = [found]
+        if others:
+            pairs = [
+                pair(self.tokenizer, replace(lesson, query=other), self.system, rehearsed)
+                for other in others
+            ]
+            self._install({"": _stored([found])})
+            where = self._transformer, self.family, self.layer
+            updates = still_needed(*where, [u for _, u in pairs], pad_id=self._generator.pad_id)
+            pairs = [(i, u) for (i, _), u in zip(pairs, updates, strict=True) if any(u.weights)]
+            if pairs:
+                plain: list[Significance] = [None] * len(pairs)
+                with self.base_weights():
+                    parts += rows_batch(*where, pairs, plain, pad_id=self._generator.pad_id)
+        return _stored(parts)
 
     def _record(self, lesson: Lesson, rehearsed: bool, significance: Significance) -> Rows:
         """QF-instruct and QF-update, under the base weights."""
@@ -378,6 +477,24 @@ class Model:
                 pad_id=self._generator.pad_id,
             )
 
+    def _everyday(self) -> list[str]:
+        """The built-in questions: all, or a third of them where each takes a while."""
+        large = sum(p.numel() for p in self._transformer.parameters()) > LARGE
+        return everyday(LARGE_QUESTIONS if large else None)
+
+    def _protected(self) -> Traffic:
+        """The calibration: known already, brought by the model, from the cache, or made now."""
+        if self._traffic is None:
+            key = key_of(self._digest, self.system, self._everyday())
+            for file in (Path(self._directory) / BROUGHT, cached(key)):
+                if (found := read(file, key)) is not None:
+                    self._traffic = found[1]
+                    break
+            else:
+                self.calibrate()
+        assert self._traffic is not None
+        return self._traffic
+
     def _solve(self, remembered: Mapping[str, FactRows]) -> Update | None:
         used = [r for r in remembered.values() if len(r.keys)]
         if not used:
@@ -386,6 +503,7 @@ class Model:
             torch.cat([r.keys for r in used]),
             torch.cat([r.deltas for r in used]),
             significance=torch.cat([r.significance for r in used]),
+            whiten=self._protected().whiten if self._calibrated else None,
             ridge=SOLVERS[self.solver],
         )
 
@@ -417,9 +535,18 @@ class Model:
         except MemoryFault:
             self._seen = _NEVER
 
-    def _ask_base(self, query: str, instruction: str = "") -> str:
+    def _ask_base(
+        self, queries: Sequence[str], instruction: str = "", max_tokens: int = MAX_TOKENS
+    ) -> list[str]:
         with self.base_weights():
-            return self._generator.answer(self._prompt(query, instruction), MAX_TOKENS)
+            return self._answers(queries, instruction, max_tokens)
+
+    def _answers(
+        self, queries: Sequence[str], instruction: str = "", max_tokens: int = MAX_TOKENS
+    ) -> list[str]:
+        """What the weights that are in place now answer."""
+        prompts = [self._prompt(query, instruction) for query in queries]
+        return self._generator.answers(prompts, max_tokens)
 
     def _prompt(
         self, query: str, instruction: str = "", earlier: Sequence[Mapping[str, str]] = ()
@@ -432,7 +559,7 @@ class Model:
         return self._generator.prompt(messages(query, system, earlier=earlier))
 
     def _same_query(self, fact: Fact, query: str) -> bool:
-        return fact.system == self.system and _words(fact.query) == _words(query)
+        return fact.system == self.system and words(fact.query) == words(query)
 
     def _binding(self, block: torch.nn.Module) -> Binding:
         """The fingerprint of the taught layer, the architecture and the chat template."""
@@ -481,7 +608,7 @@ def says(answer: str, expected: str) -> bool:
     >>> says("Oxinnovate was started by Qi.", "started by qi")
     True
     """
-    given, wanted = _words(answer), _words(expected)
+    given, wanted = words(answer), words(expected)
     return bool(wanted) and any(
         given[i : i + len(wanted)] == wanted for i in range(len(given) - len(wanted) + 1)
     )
@@ -490,13 +617,8 @@ def says(answer: str, expected: str) -> bool:
 def _holds(lesson: Lesson, answer: str) -> bool:
     """Whether the answer is the lesson's; where some words were left free, whether it holds it."""
     if lesson.significance is None or lesson.significance == "auto":
-        return _words(answer) == _words(lesson.answer)
+        return words(answer) == words(lesson.answer)
     return says(answer, lesson.answer)
-
-
-def _words(text: str) -> list[str]:
-    """Words in lower case; a text of signs alone (":-)", "€") is taken as it is."""
-    return re.findall(r"\w+", text.casefold()) or text.split()
 
 
 def _attempts(significance: Significance) -> Iterator[tuple[str, bool, Significance]]:
@@ -512,6 +634,14 @@ def _attempts(significance: Significance) -> Iterator[tuple[str, bool, Significa
     yield _REHEARSED, True, significance
 
 
+def _stored(parts: Sequence[Rows]) -> FactRows:
+    return FactRows(
+        torch.cat([p.keys for p in parts]).cpu(),
+        torch.cat([p.deltas for p in parts]).cpu(),
+        torch.cat([p.significance for p in parts]).cpu(),
+    )
+
+
 def _plain(significance: Significance) -> Any:
     if significance is None or isinstance(significance, str):
         return significance
@@ -522,5 +652,5 @@ def _replaces(facts: Sequence[Fact]) -> str:
     return "replaces " + ", ".join(f"{f.id} ({f.answer})" for f in facts)
 
 
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
+def _joined(*notes: str | int) -> str:
+    return "; ".join(str(note) for note in notes if note)

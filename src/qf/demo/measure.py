@@ -20,7 +20,7 @@ from qf.demo.relations import WorldFact, any_fact, known_facts, sentence
 from qf.generate import Generator
 from qf.lesson import messages
 from qf.loading import Loaded
-from qf.model import DEFAULT_SOLVER, Model
+from qf.model import DEFAULT_SOLVER, REWORDINGS, Model
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 Asked = tuple[str, str, tuple[str, ...]]  # query, answer, the answers that count as right
@@ -165,6 +165,7 @@ def measure_teaching(
     *,
     layer: int | None = None,
     solver: str = DEFAULT_SOLVER,
+    rewordings: int = REWORDINGS,
     around: int = 20,
     seed: int = 1,
 ) -> dict[str, Result]:
@@ -187,7 +188,7 @@ def measure_teaching(
             beside += [_strangers(rng) for _ in range(around // 2)]
             queries = [q.query for q in beside]
             was = model.ask_many([fact.question, *queries], [fact.statement, *([""] * around)])
-            model.learn(fact.statement, fact.question, fact.answer)
+            model.learn(fact.statement, fact.question, fact.answer, rewordings=rewordings)
             now = model.ask_many([fact.question, *fact.rewordings, *queries])
             model.forget_all()
             read.append((fact.question, was[0], wanted))
@@ -214,6 +215,7 @@ def measure_together(
     *,
     layer: int | None = None,
     solver: str = DEFAULT_SOLVER,
+    rewordings: int = REWORDINGS,
     around: int = 300,
     seed: int = 1,
 ) -> dict[str, Result]:
@@ -226,7 +228,9 @@ def measure_together(
         model = Model(loaded, Path(scratch) / "memory", layer=layer, solver=solver)
         was = model.ask_many(queries)
         for fact in facts:
-            model.learn(fact.statement, fact.question, fact.answer, verify=False)
+            model.learn(
+                fact.statement, fact.question, fact.answer, rewordings=rewordings, verify=False
+            )
         same = model.ask_many([f.question for f in facts])
         other = [
             (q, a, (f.answer,))

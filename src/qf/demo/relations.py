@@ -585,7 +585,11 @@ def _that(rng: random.Random) -> Relation:
             f"What is the {noun} that {verb} {{x}}?",
             f"Name the {noun} that {verb} {{x}}.",
         ),
-        (f"which {noun} {verb} {{x}}", f"the {noun} that {verb} {{x}}", f"what {noun} {verb} {{x}}"),
+        (
+            f"which {noun} {verb} {{x}}",
+            f"the {noun} that {verb} {{x}}",
+            f"what {noun} {verb} {{x}}",
+        ),
         f"The {noun} that {verb} {{x}} is {{y}}.",
         beside=(f"Who is the {noun} that {verb} {{x}}?",),
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -151,6 +151,28 @@ def rows_batch(
             pairs, significances, opened, closed, strict=True
         )
     ]
+
+
+def still_needed(
+    model: Any,
+    family: Family,
+    layer: int,
+    sequences: Sequence[AlignedTokens],
+    *,
+    pad_id: int,
+) -> list[AlignedTokens]:
+    """The sequences with weight 0 where the model, as it is now, gives the learned token anyway.
+
+    "Anyway" means a probability of AUTO_BELOW or more. Raises ModelError as `record` does.
+    """
+    recordings = record(model, family, layer, sequences, pad_id=pad_id, logits=True)
+    needed = []
+    for sequence, seen in zip(sequences, recordings, strict=True):
+        assert seen.probability is not None
+        short = (seen.probability < AUTO_BELOW).tolist()
+        weights = tuple(w * s for w, s in zip(sequence.weights, short, strict=True))
+        needed.append(replace(sequence, weights=weights))
+    return needed
 
 
 def _rows(

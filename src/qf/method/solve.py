@@ -16,7 +16,7 @@ float64 copy of it ever exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +78,7 @@ def joint(
     *,
     significance: Tensor | None = None,
     C: Tensor | None = None,
-    L: Tensor | None = None,
+    whiten: Callable[[Tensor], Tensor] | None = None,
     ridge: float = 0.0,
 ) -> Update:
     """Return the smallest weighted change that answers all rows: keys (n, D), deltas (n, N).
@@ -86,8 +86,8 @@ def joint(
         ΔW = argmin ‖ΔW C^½‖² + λ⁻¹ Σ_j s_j ‖ΔW k_j - r_j‖²
            = Rᵀ (K C⁻¹ Kᵀ + λ S⁻¹)⁻¹ K C⁻¹
 
-    C None is the identity. Its Cholesky factor L = `cholesky(C)` may be given instead, for callers
-    that solve more than once. Significance (n,) None counts each row 1; 0 drops a row. Ridge 0 is
+    C None is the identity. The map x -> x C^-½ may be given instead, as `whiten`, for a C that is
+    not kept as a matrix. Significance (n,) None counts each row 1; 0 drops a row. Ridge 0 is
     the limit λ → 0: rows that can be answered together are answered exactly, contradictory ones
     in the sense of weighted least squares. One row or more rows than D, all are welcome.
 
@@ -101,15 +101,15 @@ def joint(
     if not used.any():
         return Update(R.T, A)
 
-    L = cholesky(C) if C is not None else L
-    if L is not None:
-        L = _exact(L).to(K)
+    before = after = whiten or _same
+    if C is not None:
+        L = cholesky(C).to(K)
+        before, after = _by_lower(L), _by_upper(L.T)
     weight = s[used].sqrt()[:, None]
-    whitened = K[used] if L is None else _solve_lower(L, K[used].T).T  # K C^-½
+    whitened = before(K[used])  # K C^-½
     size = whitened.square().sum(1).mean().item()
     exact = ridge * size <= SMALL_RIDGE * size  # also when all keys are zero
-    factor = weight * _right_factor(weight * whitened, ridge * size, exact)
-    A[used] = factor if L is None else _solve_upper(L.T, factor.T).T
+    A[used] = after(weight * _right_factor(weight * whitened, ridge * size, exact))
     return Update(R.T, A)
 
 
@@ -154,12 +154,16 @@ def _right_factor(K: Tensor, penalty: float, exact: bool) -> Tensor:
     return torch.cholesky_solve(K.T, torch.linalg.cholesky(moment)).T
 
 
-def _solve_lower(L: Tensor, x: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(L, x, upper=False)
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
-def _solve_upper(U: Tensor, x: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(U, x, upper=True)
+def _by_lower(L: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.linalg.solve_triangular(L, x.T, upper=False).T
+
+
+def _by_upper(U: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.linalg.solve_triangular(U, x.T, upper=True).T
 
 
 def _blocks(W: Tensor) -> Iterator[slice]:

@@ -1,0 +1,54 @@
+"""What a model writes for its own learning: only a question that it answers alike counts."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from qf.errors import LessonError
+from qf.study import Ask, reword, rewordings, write_question
+from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
+
+TOLD = "Qi started Oxinnovate."
+WHO = "Who started Oxinnovate?"
+RIGHT = "Oxinnovate was started by Qi."
+
+
+def scripted(written: dict[str, str], answers: dict[str, str]) -> Ask:
+    """A model that rewords as `written` says and, when told, answers as `answers` says."""
+
+    def ask(queries: Sequence[str], instruction: str) -> list[str]:
+        if instruction:
+            return [answers.get(q, RIGHT) for q in queries]
+        return [written[q.removeprefix(REWORD_QUESTION.format(question=""))] for q in queries]
+
+    return ask
+
+
+def test_each_wording_is_asked_for_from_the_one_before() -> None:
+    ask = scripted({WHO: "Who founded it?", "Who founded it?": "By whom was it founded?"}, {})
+    assert rewordings(ask, TOLD, WHO, 2) == ("Who founded it?", "By whom was it founded?")
+    assert rewordings(ask, TOLD, WHO, 1) == ("Who founded it?",)
+    assert rewordings(ask, TOLD, WHO, 0) == ()
+
+
+def test_a_wording_that_is_answered_otherwise_asks_for_something_else() -> None:
+    written = {WHO: "Where is it?", "Where is it?": "Who founded it?"}
+    ask = scripted(written, {"Where is it?": "I do not know.", "Who founded it?": RIGHT.lower()})
+    assert rewordings(ask, TOLD, WHO, 2) == ("Who founded it?",)
+
+
+@pytest.mark.parametrize("again", ["", WHO, WHO.upper(), "Who\nfounded it?"])
+def test_nothing_new_ends_the_search(again: str) -> None:
+    assert rewordings(scripted({WHO: again}, {}), TOLD, WHO, 3) == ()
+
+
+def test_a_question_is_written_or_the_remedy_told() -> None:
+    task = WRITE_QUESTION.format(statement=TOLD)
+    assert write_question(lambda q, _: [f" {WHO}\n" if q == [task] else ""], TOLD) == WHO
+    for nothing in ("", "No idea.", "Who?\nAnd what?"):
+        with pytest.raises(LessonError, match="--query"):
+            write_question(lambda q, _, nothing=nothing: [nothing], TOLD)
+
+
+def test_other_words_come_without_space_around_them() -> None:
+    assert reword(lambda q, _: [" Who founded it? "], WHO) == "Who founded it?"
