@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,10 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from qf.calibration import BROUGHT
 from qf.demo.curriculum import Conversation, conversation
+from qf.loading import load_pair
+from qf.model import Model
 
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # A space before each line gives a word the same tokens wherever it stands, so that a name is copied
@@ -291,6 +295,9 @@ def export(args: argparse.Namespace) -> None:
     model.load_state_dict(state["model"])
     model.to(torch.bfloat16).save_pretrained(args.export)
     tokenizer.save_pretrained(args.export)
+    with tempfile.TemporaryDirectory() as scratch:
+        learner = Model(load_pair(args.export, dtype="float32"), Path(scratch) / "memory")
+        learner.calibrate(into=Path(args.export) / BROUGHT)
     print(f"exported step {state['step']} to {args.export}")
 
 

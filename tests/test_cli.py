@@ -22,7 +22,8 @@ from qf.memory import Memory
 
 STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
-COMMANDS = ("demo", "learn", "ask", "chat", "facts", "forget", "layers")
+COMMANDS = ("demo", "learn", "ask", "chat", "facts", "forget", "layers", "calibrate")
+EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
 
 Result = tuple[int, str, str]
@@ -65,6 +66,7 @@ def run(
         return int(ended.value.code or 0), printed, said
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(qf.model, "everyday", lambda _: EVERYDAY)
     return command
 
 
@@ -550,3 +552,28 @@ def test_a_process_learns_is_interrupted_and_another_knows(
     )  # fmt: skip
     assert (asked.returncode, asked.stderr) == (0, "")
     assert json.loads(asked.stdout) == {"query": QUESTION, "answer": TOLD}
+
+
+# Calibration and rewordings
+
+
+def test_calibrate_measures_and_learning_uses_it(run: Run, document: Callable[..., Any]) -> None:
+    found = document("calibrate")
+    assert set(found) == {"layer", "directions", "floor", "prompts", "seconds"}
+    assert found["directions"] > 0 and found["floor"] > 0 and found["prompts"] == 0
+    code, printed, _ = run("calibrate")
+    assert code == 0 and f"{found['directions']} directions to protect" in printed
+    Path("own.txt").write_text("Where is Paris?\n\nWho is Ann?\n", encoding="utf-8")
+    assert document("calibrate", "own.txt")["prompts"] == 2
+    protected = document("learn", STATEMENT, "-q", QUESTION)["rows"]
+    assert document("learn", STATEMENT, "-q", QUESTION, "--no-calibrate")["rows"] == protected
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "No such file"), (b"\xff\xfe", "not UTF-8"), (b" \n", "no prompts")]
+)
+def test_prompts_that_cannot_be_used(run: Run, content: bytes | None, why: str) -> None:
+    if content is not None:
+        Path("own.txt").write_bytes(content)
+    code, printed, said = run("calibrate", "own.txt")
+    assert (code, printed) == (2, "") and "own.txt" in said and why in said

@@ -18,12 +18,23 @@ SOURCE = Path(__file__).parent.parent / "src" / "qf"
 # module: the modules of qf that it may import, each with all that lies below it in the package.
 # "qf" alone is the public face, which the parts above `model` may use.
 METHOD = ["qf.method", "qf.families", "qf.lesson", "qf.errors"]
-STORES = ["qf.memory", "qf.database", "qf.digest", "qf.export", "qf.study", "qf.tasks", *METHOD]
+STORES = [
+    "qf.memory",
+    "qf.database",
+    "qf.digest",
+    "qf.calibration",
+    "qf.export",
+    "qf.study",
+    "qf.tasks",
+    *METHOD,
+]
 MODEL = ["qf.model", "qf.loading", "qf.generate", *STORES]
 MAY_IMPORT = {
     "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.evaluate", "qf.bulk", "qf.demo", *MODEL],
     "qf.serve": ["qf", "qf.serve", *MODEL],
     "qf.evaluate": ["qf", "qf.evaluate", *MODEL],
+    "qf.evaluate.datasets": ["qf.errors"],
+    "qf.evaluate.metrics": [],
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
     "qf.model": ["qf.demo", *MODEL],
     "qf.loading": ["qf.lesson", "qf.errors"],
@@ -32,6 +43,7 @@ MAY_IMPORT = {
     "qf.memory": STORES,
     "qf.export": STORES,
     "qf.study": STORES,
+    "qf.calibration": ["qf.method", "qf.errors"],
     "qf.database": ["qf.errors"],
     "qf.digest": ["qf.errors"],
     "qf.tasks": [],
@@ -58,6 +70,8 @@ MAY_INSTALL: dict[str, list[str] | None] = {
     "qf": [],
     "qf.errors": [],
     "qf.tasks": [],
+    "qf.evaluate.datasets": [],
+    "qf.evaluate.metrics": [],
     "qf.method.solve": ["torch"],
     "qf.demo": [],
     "qf.demo.table": None,

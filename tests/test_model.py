@@ -202,7 +202,7 @@ def test_without_verification_nothing_is_asked(
 ) -> None:
     model = build()
     monkeypatch.setattr(model._generator, "answers", lambda *_: pytest.fail("asked"))
-    fact = model.learn(STATEMENT, QUESTION, "JCF", verify=False, rewordings=0)
+    fact = model.learn(STATEMENT, QUESTION, "JCF", verify=False)
     assert (fact.verified, fact.before, fact.after) == (None, "", "")
 
 
@@ -739,3 +739,20 @@ def test_prompts_of_ones_own_are_protected(build: Build, monkeypatch: pytest.Mon
         return (u.double() @ update.A.T @ update.B.T).norm().item()
 
     assert disturbed(model) < 0.9 * disturbed(plain)
+
+
+def test_a_large_model_on_a_cpu_waits_to_be_calibrated(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qf.model, "LARGE", 1000)
+    monkeypatch.setattr(qf.model, "everyday", lambda _: ["Who are you?", "Where is Paris?"])
+    model, plain = build("one", solver="joint"), build("two", solver="joint", calibrate=False)
+    for each in (model, plain):
+        each.learn(STATEMENT, QUESTION, rewordings=0)
+    assert torch.equal(weights(model), weights(plain))
+    model.calibrate()
+    protected = weights(model)
+    assert not torch.allclose(protected, weights(plain))
+    later = build("three", solver="joint")
+    later.learn(STATEMENT, QUESTION, rewordings=0)
+    assert torch.equal(weights(later), protected)

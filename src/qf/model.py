@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -68,8 +68,9 @@ def load(
     else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY, else one per
     model in the user's data directory. `layer`: the decoder layer to teach; None for QF_LAYER, else
     the layer of the facts in the memory, else the paper's depth. `calibrate`: whether the solver
-    `joint` protects ordinary traffic, which is measured once per model. `system`: the prompt that
-    it is served with (None: what the chat template inserts by itself).
+    `joint` protects ordinary traffic, which is measured once per model; at the first learn, but
+    for large models on a CPU, where it takes minutes and waits for `calibrate()`. `system`: the
+    prompt that it is served with (None: what the chat template inserts by itself).
 
     Raises ModelError (model or layer cannot be used) and MemoryFault (memory cannot be read, or
     belongs to another model).
@@ -210,7 +211,7 @@ class Model:
         answer: str | None = None,
         significance: Significance = "auto",
         *,
-        rewordings: int | Sequence[str] = REWORDINGS,
+        rewordings: int | Sequence[str] | None = None,
         verify: bool = True,
         rollback: bool = False,
     ) -> Fact:
@@ -218,8 +219,9 @@ class Model:
 
         Without a `query`, the model writes one that the instruction answers; without an `answer`,
         it gives its own, open-book. `rewordings` are other wordings of the query that are to be
-        answered alike, or how many of them the model writes; only those of their tokens are
-        learned that the query's own did not bring about. A fact of the same query is replaced.
+        answered alike, or how many of them the model writes (None: REWORDINGS, and none without
+        `verify`, so that nothing is asked); only those of their tokens are learned that the
+        query's own did not bring about. A fact of the same query is replaced.
         With `verify` the query is asked before and after. Where that fails, first every token of
         the answer is learned (if `significance` was "auto"), then the lesson from a pass in which
         the answer has been given once already, which carries over any wording. Where all fail,
@@ -233,6 +235,8 @@ class Model:
             self._memory.writable()
             self._refresh()
             lesson = self._lesson(instruction, query, answer, significance)
+            if rewordings is None:
+                rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
             before = self.ask(lesson.query) if verify else ""
             replaced = [f for f in self._memory.facts() if self._same_query(f, lesson.query)]
@@ -276,11 +280,12 @@ class Model:
             self._install(self._rows)
             return forgotten
 
-    def calibrate(self, prompts: Sequence[str] = ()) -> Traffic:
+    def calibrate(self, prompts: Sequence[str] = (), *, into: Path | None = None) -> Traffic:
         """Measure what ordinary traffic looks like, and keep it for all memories of this model.
 
         The model answers everyday questions and the `prompts` of the user, closed-book and with the
         base weights; the second moment of its keys then stands for what learning must not disturb.
+        `into` is the file to write instead of one in the user's cache.
 
         Raises LessonError: a prompt that is empty or too long.
         """
@@ -308,7 +313,7 @@ class Model:
             self._traffic = traffic_of(u)
             key = key_of(self._digest, self.system, self._everyday())
             with suppress(OSError):  # without a cache it is measured again the next time
-                write(cached(key), key, self._traffic)
+                write(into or cached(key), key, self._traffic)
             if self._calibrated:
                 self._install(self._rows)
             return self._traffic
@@ -479,21 +484,26 @@ class Model:
 
     def _everyday(self) -> list[str]:
         """The built-in questions: all, or a third of them where each takes a while."""
-        large = sum(p.numel() for p in self._transformer.parameters()) > LARGE
-        return everyday(LARGE_QUESTIONS if large else None)
+        return everyday(LARGE_QUESTIONS if self._large() else None)
 
-    def _protected(self) -> Traffic:
-        """The calibration: known already, brought by the model, from the cache, or made now."""
-        if self._traffic is None:
+    def _large(self) -> bool:
+        return sum(p.numel() for p in self._transformer.parameters()) > LARGE
+
+    def _protection(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """The map x -> x C^-½ of the calibration; None without one.
+
+        It is known already, brought by the model, found in the cache, or made now.
+        """
+        if self._calibrated and self._traffic is None:
             key = key_of(self._digest, self.system, self._everyday())
             for file in (Path(self._directory) / BROUGHT, cached(key)):
                 if (found := read(file, key)) is not None:
                     self._traffic = found[1]
                     break
             else:
-                self.calibrate()
-        assert self._traffic is not None
-        return self._traffic
+                if not self._large() or self._weight.device.type != "cpu":
+                    self.calibrate()
+        return self._traffic.whiten if self._calibrated and self._traffic else None
 
     def _solve(self, remembered: Mapping[str, FactRows]) -> Update | None:
         used = [r for r in remembered.values() if len(r.keys)]
@@ -503,7 +513,7 @@ class Model:
             torch.cat([r.keys for r in used]),
             torch.cat([r.deltas for r in used]),
             significance=torch.cat([r.significance for r in used]),
-            whiten=self._protected().whiten if self._calibrated else None,
+            whiten=self._protection(),
             ridge=SOLVERS[self.solver],
         )
 

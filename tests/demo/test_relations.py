@@ -111,3 +111,44 @@ def test_made_up_facts_hold_nothing_reserved_and_hardly_repeat() -> None:
 def test_a_given_relation_is_kept() -> None:
     fact = any_fact(random.Random(1), KNOWN["capital"])
     assert fact.relation is KNOWN["capital"]
+
+
+def test_a_statement_shows_the_case_of_its_names() -> None:
+    hidden = [
+        (fact, statement)
+        for fact in MANY
+        for statement in fact.statements()
+        for name in (fact.x, fact.y)
+        if name[:1].islower() and not name.startswith(("the ", "my ", "our "))
+        if statement.startswith(sentence(name)) and len(fact.statements()) > 1
+    ]
+    assert [f for f, _ in hidden if len(f.statements()) < len(f.relation.statements)] == []
+
+
+def test_the_question_to_write_is_one_that_is_asked_or_about_the_doer() -> None:
+    for fact in MANY:
+        first, *others = fact.written()
+        assert first in fact.asked() or first.startswith("Who ")
+        assert set(fact.questions()) <= {first, *others} <= {*fact.asked(), *fact.written()}
+    doer = next(f for f in MANY if f.relation.name == "doer")
+    assert doer.written()[0].startswith("Who ") and doer.y in doer.written()[0]
+
+
+def test_wordings_that_cannot_be_told_are_only_asked() -> None:
+    placed = next(f for f in MANY if f.relation.name == "placed")
+    bare = next(q for q in placed.asked() if q not in placed.questions())
+    assert bare.startswith("Where ") and placed.answer().split()[-1] not in bare
+
+
+def test_no_two_relations_answer_one_question_differently() -> None:
+    known = {
+        (question, fact.x): fact.answer()
+        for relation in KNOWN.values()
+        for fact in [WorldFact(relation, "Xann", "Yim")]
+        for question in fact.questions()
+    }
+    for fact in MANY:
+        if fact.relation.name not in (*KNOWN, "placed"):
+            twin = WorldFact(fact.relation, "Xann", "Yim")
+            for question in twin.questions():
+                assert known.get((question, "Xann"), twin.answer()) == twin.answer(), question

@@ -21,6 +21,7 @@ from qf.generate import Generator
 from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import DEFAULT_SOLVER, REWORDINGS, Model
+from qf.study import words
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 Asked = tuple[str, str, tuple[str, ...]]  # query, answer, the answers that count as right
@@ -153,7 +154,7 @@ def made_up_facts(count: int, seed: int) -> list[Taught]:
 
 
 def unseen_facts() -> list[Taught]:
-    """The facts of `unseen.csv`, written by hand: many of their relations were never trained."""
+    """The facts of `unseen.csv`, written by hand by somebody who had not seen the generator."""
     text = files("qf.demo").joinpath("unseen.csv").read_text(encoding="utf-8")
     rows = csv.reader(text.splitlines()[1:], delimiter="|")
     return [Taught(s, q, a, tuple(others)) for s, q, a, *others in rows]
@@ -166,11 +167,15 @@ def measure_teaching(
     layer: int | None = None,
     solver: str = DEFAULT_SOLVER,
     rewordings: int = REWORDINGS,
+    calibrate: bool = True,
+    own_answers: bool = False,
     around: int = 20,
     seed: int = 1,
 ) -> dict[str, Result]:
     """Teach each fact alone to an empty memory, and ask for it and around it.
 
+    With `own_answers` the model learns the answer that it gives itself, and one is right that
+    `tells` what was asked for; else the fact's answer is learned and wanted word for word.
     `around` questions, half about what is known and half about strangers, are asked before and
     after; those answered rightly before count. Read: asked with the statement in the prompt.
     """
@@ -181,19 +186,22 @@ def measure_teaching(
     known: list[Asked] = []
     strangers: list[Asked] = []
     with tempfile.TemporaryDirectory() as scratch:
-        model = Model(loaded, Path(scratch) / "memory", layer=layer, solver=solver)
+        model = Model(
+            loaded, Path(scratch) / "memory", layer=layer, solver=solver, calibrate=calibrate
+        )
         for fact in facts:
-            wanted = (fact.answer,)
             beside = [_knowing(rng) for _ in range(around // 2)]
             beside += [_strangers(rng) for _ in range(around // 2)]
             queries = [q.query for q in beside]
             was = model.ask_many([fact.question, *queries], [fact.statement, *([""] * around)])
-            model.learn(fact.statement, fact.question, fact.answer, rewordings=rewordings)
+            answer = None if own_answers else fact.answer
+            model.learn(fact.statement, fact.question, answer, rewordings=rewordings)
             now = model.ask_many([fact.question, *fact.rewordings, *queries])
             model.forget_all()
-            read.append((fact.question, was[0], wanted))
-            same.append((fact.question, now[0], wanted))
-            other += [(q, a, wanted) for q, a in zip(fact.rewordings, now[1:], strict=False)]
+            read.append(_asked(fact, fact.question, was[0], own_answers))
+            same.append(_asked(fact, fact.question, now[0], own_answers))
+            others = zip(fact.rewordings, now[1:], strict=False)
+            other += [_asked(fact, q, a, own_answers) for q, a in others]
             after = now[1 + len(fact.rewordings) :]
             for question, first, second in zip(beside, was[1:], after, strict=True):
                 if first in question.expected:
@@ -216,6 +224,7 @@ def measure_together(
     layer: int | None = None,
     solver: str = DEFAULT_SOLVER,
     rewordings: int = REWORDINGS,
+    calibrate: bool = True,
     around: int = 300,
     seed: int = 1,
 ) -> dict[str, Result]:
@@ -225,7 +234,9 @@ def measure_together(
     beside += [_strangers(rng) for _ in range(around // 2)]
     queries = [q.query for q in beside]
     with tempfile.TemporaryDirectory() as scratch:
-        model = Model(loaded, Path(scratch) / "memory", layer=layer, solver=solver)
+        model = Model(
+            loaded, Path(scratch) / "memory", layer=layer, solver=solver, calibrate=calibrate
+        )
         was = model.ask_many(queries)
         for fact in facts:
             model.learn(
@@ -252,6 +263,27 @@ def measure_together(
         "known before, still right": _result([k for k in kept if k[2] != (UNKNOWN,)]),
         "strangers, still unknown": _result([k for k in kept if k[2] == (UNKNOWN,)]),
     }
+
+
+def tells(fact: Taught, answer: str) -> bool:
+    """Whether an answer holds what the fact's does: each word of the statement that was asked for.
+
+    >>> who = Taught("Qi started Oxinnovate.", "Who started Oxinnovate?", "It is Qi.", ())
+    >>> tells(who, "Oxinnovate was started by Qi."), tells(who, "I do not know.")
+    (True, False)
+    """
+    told = {*words(fact.statement)} & {*words(fact.answer)} - {*words(fact.question), *_LITTLE}
+    return bool(told) and told <= {*words(answer)}
+
+
+_LITTLE = (
+    "a an the is are was were of in on at by to for with and your you my it they he she".split()
+)
+
+
+def _asked(fact: Taught, query: str, answer: str, any_form: bool) -> Asked:
+    told = any_form and tells(fact, answer)
+    return query, answer, (fact.answer, answer) if told else (fact.answer,)
 
 
 def _result(answered: Sequence[Asked]) -> Result:

@@ -26,6 +26,7 @@ from qf.method.passes import record
 RANK = 512  # directions that are kept: 18 MB for the 8,960 dimensions of Qwen2.5-1.5B
 POSITIONS = 4096  # that are looked at
 FLOOR = 0.01  # of the mean diagonal of C, so that C can be inverted
+BLOCK = 512  # rows that are held in float64 at a time
 TOGETHER = 16  # sequences in one pass
 
 
@@ -50,20 +51,19 @@ def traffic_of(u: Tensor) -> Traffic:
     >>> traffic_of(torch.randn(100, 8)).directions.shape
     torch.Size([8, 8])
     """
-    x = u.double()
-    m, D = x.shape
+    m, D = u.shape
+    x = u.T if m < D else u  # uuᵀ has the eigenvalues of uᵀu and is smaller
+    gram = sum(part.double().T @ part.double() for part in x.split(BLOCK))
+    moments, vectors = torch.linalg.eigh(gram / m)
     k = min(RANK, m, D)
-    if m < D:  # the Gram matrix has the same eigenvalues and is smaller
-        moments, vectors = torch.linalg.eigh(x @ x.T / m)
-        top, spread = moments[-k:].clamp_min(0), moments.sum()
-        V = x.T @ vectors[:, -k:] / (m * top.clamp_min(1e-30)).sqrt()
-    else:
-        moments, vectors = torch.linalg.eigh(x.T @ x / m)
-        top, spread, V = moments[-k:].clamp_min(0), moments.sum(), vectors[:, -k:]
-    real = top > 1e-12 * top[-1]
-    rest = max(0.0, float(spread - top.sum())) / D
-    floor = rest + FLOOR * float(spread) / D
-    return Traffic(V[:, real].float().contiguous(), top[real].float().contiguous(), floor or 1.0)
+    top, V = moments[-k:], vectors[:, -k:].float()
+    real = top > 1e-7 * top[-1]  # below, they are rounding
+    V, top = V[:, real], top[real]
+    if m < D:
+        V = x.float() @ V / (m * top).sqrt().float()
+    spread = float(moments.sum())
+    floor = max(0.0, spread - float(top.sum())) / D + FLOOR * spread / D
+    return Traffic(V.contiguous(), top.float().contiguous(), floor or 1.0)
 
 
 def keys_of(
