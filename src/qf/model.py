@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -312,7 +312,7 @@ class Model:
                 )
             self._traffic = traffic_of(u)
             key = key_of(self._digest, self.system, self._everyday())
-            with suppress(OSError):  # without a cache it is measured again the next time
+            with suppress(OSError) if into is None else nullcontext():  # a cache can be without
                 write(into or cached(key), key, self._traffic)
             if self._calibrated:
                 self._install(self._rows)
