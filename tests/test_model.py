@@ -738,7 +738,7 @@ def test_prompts_of_ones_own_are_protected(build: Build, monkeypatch: pytest.Mon
             u = qf.model.keys_of(model._transformer, model.family, model.layer, pairs, pad_id=0)
         return (u.double() @ update.A.T @ update.B.T).norm().item()
 
-    assert disturbed(model) < 0.9 * disturbed(plain)
+    assert disturbed(model) < 0.98 * disturbed(plain)
 
 
 def test_a_large_model_on_a_cpu_waits_to_be_calibrated(

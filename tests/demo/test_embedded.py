@@ -68,13 +68,13 @@ def test_the_layer_is_what_the_sweep_finds(embedded: Loaded, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("skill", "least"),
     [
-        ("reading, one statement", 0.92),
-        ("reading, two or three", 0.80),
-        ("reading against what is known", 0.92),
+        ("reading, one statement", 0.93),
+        ("reading, two or three", 0.90),
+        ("reading against what is known", 0.96),
         ("knowing", 0.97),
         ('"I do not know."', 0.96),
-        ("question writing", 0.82),
-        ("rewording", 0.83),
+        ("question writing", 0.93),
+        ("rewording", 0.85),
     ],
 )
 def test_skills(embedded: Loaded, skill: str, least: float) -> None:
@@ -84,17 +84,35 @@ def test_skills(embedded: Loaded, skill: str, least: float) -> None:
 
 def test_made_up_facts_are_learned_alone(embedded: Loaded) -> None:
     shares = measure_teaching(embedded, made_up_facts(25, seed=12), around=10)
-    assert shares["taught, same words"].share >= 0.88
-    assert shares["taught, other words"].share >= 0.72
-    assert shares["known before, still right"].share >= 0.96
+    assert shares["taught, same words"].share >= 0.95
+    assert shares["taught, other words"].share >= 0.80
+    assert shares["known before, still right"].share >= 0.97
+    assert shares["strangers, still unknown"].share >= 0.90
 
 
 @pytest.mark.slow
 def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
-    shares = measure_teaching(embedded, unseen_facts(), around=10)
+    shares = measure_teaching(embedded, unseen_facts(), own_answers=True, around=10)
     assert shares["taught, same words"].share >= 0.75
-    assert shares["taught, other words"].share >= 0.58
+    assert shares["taught, other words"].share >= 0.25
     assert shares["known before, still right"].share >= 0.97
+
+
+def test_the_calibration_that_it_brings_is_its_own(embedded: Loaded, tmp_path: Path) -> None:
+    with Model(embedded, tmp_path / "memory") as model:
+        assert model._protection() is not None  # found without measuring, by its key
+        brought = model._traffic
+        made = model.calibrate()
+    assert brought is not None and len(made.moments) == len(brought.moments) == 512
+    x = torch.randn(20, 1536, generator=torch.Generator().manual_seed(0))
+    assert (made.whiten(x) - brought.whiten(x)).norm() / brought.whiten(x).norm() < 0.02
+
+
+def test_other_words_are_learned_too(embedded: Loaded) -> None:
+    facts = made_up_facts(12, seed=21)
+    plain = measure_teaching(embedded, facts, around=0, rewordings=0)
+    shares = measure_teaching(embedded, facts, around=0)
+    assert shares["taught, other words"].share > plain["taught, other words"].share
 
 
 def test_a_statement_is_enough(qf_memory: Path) -> None:

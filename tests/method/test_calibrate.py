@@ -31,7 +31,9 @@ def reference(u, floor):
 def test_whitening_is_that_of_the_whole_second_moment(m):
     u = ordinary(m)
     traffic = traffic_of(u)
-    assert traffic.floor == pytest.approx(0.01 * u.double().square().sum(1).mean().item() / 24)
+    assert traffic.floor == pytest.approx(
+        calibrate.FLOOR * u.double().square().sum(1).mean().item() / 24
+    )
     x = normal(7, 24, seed=3).double()
     expected = x @ reference(u, traffic.floor)
     assert (traffic.whiten(x) - expected).norm() / expected.norm() < 1e-5
@@ -43,10 +45,14 @@ def test_what_is_cut_off_goes_into_the_floor(monkeypatch):
     traffic = traffic_of(u)
     assert traffic.directions.shape == (24, 5)
     kept, whole = traffic.moments.sum().item(), u.double().square().sum(1).mean().item()
-    assert traffic.floor == pytest.approx((whole - kept) / 24 + 0.01 * whole / 24, rel=1e-4)
+    assert traffic.floor == pytest.approx(
+        (whole - kept) / 24 + calibrate.FLOOR * whole / 24, rel=1e-4
+    )
 
 
-def test_ordinary_keys_are_disturbed_less():
+@pytest.mark.parametrize(("floor", "part"), [(0.01, 0.5), (calibrate.FLOOR, 0.98)])
+def test_ordinary_keys_are_disturbed_less(monkeypatch, floor, part):
+    monkeypatch.setattr(calibrate, "FLOOR", floor)
     u = ordinary()
     K, R = normal(5, 24, seed=4), normal(5, 9, seed=5)
     plain, protected = joint(K, R), joint(K, R, whiten=traffic_of(u).whiten)
@@ -54,7 +60,7 @@ def test_ordinary_keys_are_disturbed_less():
     def disturbed(update):
         return ((u.double() @ update.A.T @ update.B.T).norm() / R.norm()).item()
 
-    assert disturbed(protected) < 0.5 * disturbed(plain)
+    assert disturbed(protected) < part * disturbed(plain)
     assert torch.allclose(protected.B @ (protected.A @ K.double().T), R.double().T, atol=1e-6)
 
 

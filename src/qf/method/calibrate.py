@@ -25,7 +25,10 @@ from qf.method.passes import record
 
 RANK = 512  # directions that are kept: 18 MB for the 8,960 dimensions of Qwen2.5-1.5B
 POSITIONS = 4096  # that are looked at
-FLOOR = 0.01  # of the mean diagonal of C, so that C can be inverted
+# Times the mean diagonal of C. The lower, the less strangers are disturbed, and the less a fact
+# reaches other wordings: on the embedded model 0.1 keeps 100 % of the strangers and answers 90 % of
+# the other wordings, 8 keeps 97 and answers 92, without C it is 92 and 94.
+FLOOR = 8.0
 BLOCK = 512  # rows that are held in float64 at a time
 TOGETHER = 16  # sequences in one pass
 
