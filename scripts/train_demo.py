@@ -231,7 +231,7 @@ def train(args: argparse.Namespace) -> None:
         attn_implementation=args.attention,
     )
     model = Qwen2ForCausalLM(config)
-    if args.start:
+    if args.start and not (out / "state.pt").exists():
         begun = Qwen2ForCausalLM.from_pretrained(args.start, dtype=torch.float32)
         model.load_state_dict(begun.state_dict())
     opts = optimizers(model, args.lr)
@@ -266,9 +266,10 @@ def train(args: argparse.Namespace) -> None:
             print(f"step {step + 1} loss {total / 25:.4f} {seconds:.0f} s", flush=True)
             assert math.isfinite(total)
             total = 0.0
-        if (step + 1) % args.save_every == 0:
-            save(checkpoint, model, opts, step + 1, seconds)
-    save(checkpoint, model, opts, step, seconds)
+        first = step + 1
+        if first % args.save_every == 0:
+            save(checkpoint, model, opts, first, seconds)
+    save(checkpoint, model, opts, first, before + time.time() - started)
 
 
 def export(args: argparse.Namespace) -> None:
