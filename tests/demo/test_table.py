@@ -24,7 +24,8 @@ class Learner:
     def facts(self) -> list[Any]:
         return list(self.lessons)
 
-    def learn(self, instruction: str, query: str, answer: str) -> None:
+    def learn(self, instruction: str, query: str, answer: str, rewordings: int) -> None:
+        assert rewordings == 0, "the paper teaches one wording"
         self.lessons.append({"instruction": instruction, "query": query, "answer": answer})
         self.known["where" if query.startswith("Where") else "Oxinnovate"] = answer
 
