@@ -117,6 +117,6 @@ def test_an_outcome_is_what_the_json_shows() -> None:
 
 def test_a_model_that_was_taught_already_is_no_beginning() -> None:
     model = Learner()
-    model.learn("Qi started Oxinnovate.", WHO, STARTED)
+    model.learn("Qi started Oxinnovate.", WHO, STARTED, rewordings=0)
     with pytest.raises(AssertionError, match="begins with a model that was taught nothing"):
         table.run(model)  # type: ignore[arg-type]

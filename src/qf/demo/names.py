@@ -59,6 +59,27 @@ drums stamps coins maps hats gloves chairs tables clocks knives candles soap gla
 pancakes apples oranges cherries noodles salad horses dogs cats birds roses tulips poems songs""".split()
 
 
+WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+COUNTS = "two three four five six seven eight nine ten eleven twelve twenty thirty".split()
+STREETS = "Street Lane Road Avenue Square Way Drive Court Alley Row Terrace Place".split()
+SPOTS = """drawer shelf cupboard box kitchen cellar attic garage hall table desk bag safe closet garden
+shed office library basement fridge stairs window door lobby yard locker car case counter bench corner
+cabinet wardrobe bedroom bathroom balcony fireplace sofa piano bed lamp tray barn stable""".split()
+ANIMALS = """dog cat horse cow goat sheep pig hen duck goose parrot hamster rabbit turtle lizard snake frog
+fish goldfish canary owl fox wolf bear otter beaver hedgehog squirrel mouse rat donkey llama camel tiger
+lion leopard elephant giraffe monkey penguin seal whale dolphin shark bee ant spider snail crab""".split()
+FOODS = """soup bread cheese pizza rice pasta salad curry stew sushi pancakes waffles dumplings noodles
+porridge omelette lasagne goulash risotto pie cake cookies pudding chocolate honey jam butter yoghurt apples
+pears plums grapes mangoes bananas cherries berries carrots onions beans peas lentils potatoes mushrooms
+spinach tomatoes pumpkin garlic pepper salt ginger mint basil tea coffee milk cider lemonade""".split()
+MATERIALS = """wood oak pine steel iron copper brass bronze silver gold glass clay stone marble granite brick
+concrete paper cotton wool silk linen leather rubber plastic wax ivory bamboo straw tin lead slate""".split()
+SPORTS = """tennis football chess hockey rugby cricket golf judo karate boxing fencing rowing sailing
+swimming cycling running skiing skating climbing archery basketball volleyball handball badminton""".split()
+INSTRUMENTS = """piano violin cello guitar flute trumpet trombone harp drums organ clarinet oboe bassoon
+saxophone banjo lute accordion viola tuba mandolin ukulele horn""".split()
+
+
 def _syllable(rng: random.Random, closed: bool) -> str:
     return rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if closed else "")
 
@@ -222,6 +243,94 @@ def _thing(rng: random.Random) -> str:
     return _word(rng) if shape < 0.93 else _word(rng).lower()
 
 
+def _title(rng: random.Random) -> str:
+    """A title as books and films have them: Salt on the Stairs, A Quiet Harbor, The Last Spoon."""
+    a, b = _ordinary(rng), _ordinary(rng)
+    link = rng.choice(
+        ("on the", "of the", "in the", "and the", "for a", "of", "and", "without", "under", "at")
+    )
+    shape = rng.random()
+    if shape < 0.35:
+        return f"{rng.choice(('', 'The ', 'A '))}{a} {link} {b}"
+    if shape < 0.6:
+        return f"{rng.choice(('The', 'My', 'A', 'No', 'Our', 'Every'))} {a}"
+    if shape < 0.85:
+        return f"{rng.choice(('The ', '', 'A '))}{a} {b}"
+    return f"{a} {link} {_plain(rng)}"
+
+
+def _time(rng: random.Random) -> str:
+    hour, minute = (
+        rng.randint(1, 12),
+        rng.choice(("", ":00", ":15", ":30", ":45", f":{rng.randint(0, 59):02}")),
+    )
+    if rng.random() < 0.3:
+        return f"{rng.randint(0, 23)}:{rng.randint(0, 59):02}"
+    tail = rng.choice(
+        (" am", " pm", " am", " pm", "am", "pm", " o'clock", " in the morning", " in the evening")
+    )
+    return "noon" if rng.random() < 0.04 else f"{hour}{'' if 'clock' in tail else minute}{tail}"
+
+
+def _price(rng: random.Random) -> str:
+    amount = f"{rng.randint(1, 10 ** rng.choice((1, 2, 3, 4)))}"
+    if rng.random() < 0.35:
+        amount += f".{rng.randint(0, 99):02}"
+    if rng.random() < 0.4:
+        return rng.choice("$€£") + amount
+    return f"{amount} {rng.choice(('dollars', 'euros', 'pounds', 'francs', 'cents', 'yen', 'crowns', 'rupees'))}"
+
+
+def _decimal(rng: random.Random) -> str:
+    return f"{rng.randint(0, 10 ** rng.choice((1, 2, 3)))}.{rng.randint(0, 10 ** rng.choice((1, 1, 2)) - 1)}"
+
+
+def _duration(rng: random.Random) -> str:
+    units = rng.choice(
+        ("minutes", "hours", "days", "weeks", "months", "years", "seconds", "nights")
+    )
+    return f"{rng.choice((str(rng.randint(2, 99)), rng.choice(COUNTS)))} {units}"
+
+
+def _phone(rng: random.Random) -> str:
+    group = [str(rng.randint(10, 9999)) for _ in range(rng.choice((1, 2, 2, 3)))]
+    return rng.choice(("", "", "+", "0")) + rng.choice((" ", "-", " ")).join(group)
+
+
+def _address(rng: random.Random) -> str:
+    street = f"{_ordinary(rng) if rng.random() < 0.6 else _plain(rng)} {rng.choice(STREETS)}"
+    return f"{rng.randint(1, 400)} {street}" if rng.random() < 0.7 else street
+
+
+def _contact(rng: random.Random) -> str:
+    name = _plain(rng).lower()
+    site = f"{_plain(rng).lower()}.{rng.choice(('com', 'org', 'net', 'io', 'de', 'edu'))}"
+    return f"{name}@{site}" if rng.random() < 0.6 else site
+
+
+def _spot(rng: random.Random) -> str:
+    """Where things lie about the house: the blue drawer, the shelf behind the door, room 12."""
+    shape = rng.random()
+    if shape < 0.2:
+        return f"{rng.choice(('room', 'hall', 'building', 'locker', 'aisle', 'gate', 'bay'))} {_code(rng) if rng.random() < 0.3 else rng.randint(1, 99)}"
+    first = (
+        f"the {rng.choice(SPOTS)}" if shape < 0.5 else f"the {_english(rng)} {rng.choice(SPOTS)}"
+    )
+    if shape > 0.85:
+        first += f" {rng.choice(('behind', 'under', 'beside', 'near', 'in', 'above'))} the {rng.choice(SPOTS)}"
+    return first
+
+
+def _group(rng: random.Random) -> str:
+    """A team, a band, a club, a crew."""
+    shape = rng.random()
+    if shape < 0.4:
+        return f"the {_ordinary(rng) if rng.random() < 0.6 else _plain(rng)} {_ordinary(rng)}s"
+    if shape < 0.7:
+        return f"{_word(rng)} {rng.choice(('FC', 'United', 'Rovers', 'City', 'Quartet', 'Club', 'Trio', 'Society', 'Band', 'Union'))}"
+    return _word(rng)
+
+
 def _year(rng: random.Random) -> str:
     year = str(rng.randint(1400, 2099))
     return year if rng.random() < 0.75 else f"{rng.choice(MONTHS)} {year}"
@@ -261,6 +370,24 @@ _KINDS = {
     "job": lambda rng: rng.choice(JOBS),
     "language": lambda rng: rng.choice(LANGUAGES) if rng.random() < 0.8 else _plain(rng),
     "currency": lambda rng: _plain(rng).lower(),
+    "title": _title,
+    "time": _time,
+    "weekday": lambda rng: rng.choice(WEEKDAYS),
+    "month": lambda rng: rng.choice(MONTHS),
+    "price": _price,
+    "decimal": _decimal,
+    "duration": _duration,
+    "phone": _phone,
+    "address": _address,
+    "contact": _contact,
+    "spot": _spot,
+    "group": _group,
+    "animal": lambda rng: rng.choice(ANIMALS),
+    "food": lambda rng: rng.choice(FOODS),
+    "material": lambda rng: rng.choice(MATERIALS),
+    "sport": lambda rng: rng.choice(SPORTS),
+    "instrument": lambda rng: rng.choice(INSTRUMENTS),
+    "first": lambda rng: rng.choice(FIRST_NAMES) if rng.random() < 0.5 else _plain(rng),
     "symbol": lambda rng: _letters(rng)[: rng.randint(1, 3)],
 }
 KINDS = tuple(_KINDS)
