@@ -11,8 +11,9 @@ import random
 import re
 from dataclasses import dataclass
 
-from qf.demo.names import RESERVED, made_up
-from qf.demo.relations import KNOWN, WorldFact, any_fact, any_relation, known_facts
+from qf.demo.names import KINDS, RESERVED, made_up
+from qf.demo.relations import KNOWN, Relation, WorldFact, any_fact, any_relation, known_facts
+from qf.demo.worded import everyday
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 UNKNOWN = "I do not know."
@@ -21,7 +22,12 @@ NOTED = "I will remember that."
 OPENERS = (
     "Can you tell me {i}?", "Do you know {i}?", "Please tell me {i}.", "Could you tell me {i}?",
     "Tell me {i}.", "I would like to know {i}.", "I wonder {i}.", "Can you say {i}?",
-    "Would you tell me {i}, please?", "May I ask {i}?",
+    "Would you tell me {i}, please?", "May I ask {i}?", "Do you remember {i}?", "Any idea {i}?",
+    "Could you remind me {i}?", "I need to know {i}.", "I want to know {i}.", "I forgot {i}.",
+    "Do you happen to know {i}?", "Please remind me {i}.", "I was wondering {i}.", "Let me know {i}.",
+    "I'd like to know {i}.", "Would you happen to know {i}?", "Can you please tell me {i}?",
+    "Have you any idea {i}?", "I am trying to find out {i}.", "Could you please say {i}?",
+    "Say, do you know {i}?", "Hey, can you tell me {i}?", "I cannot remember {i}.",
 )  # fmt: skip
 LEADS = (
     "Quick question: {q}", "Hi, {q}", "Please answer: {q}", "So, {q}", "Tell me, {q}",
@@ -87,9 +93,13 @@ _CONTRACTED = re.compile(r"^(Who|What|Where|When|How) is\b")
 
 
 def reworded(fact: WorldFact, wording: int) -> str:
-    """The next of the fact's wordings: asking for other words again and again visits them all."""
-    questions = fact.questions()
-    return questions[(wording + 1) % len(questions)]
+    """The next of the fact's first wordings: asking again and again visits these."""
+    questions = fact.questions()[:REWORDED]
+    return questions[(wording + 1) % len(questions)] if wording < REWORDED else questions[0]
+
+
+REWORDED = 5
+"""So many of a question's wordings come up when other words are asked for."""
 
 
 def _system(rng: random.Random, statements: list[str]) -> str:
@@ -124,9 +134,10 @@ def _side_turn(rng: random.Random, told: list[WorldFact]) -> tuple[str, str]:
         subject = rng.choice(told)
         same_kind = [r for r in KNOWN.values() if r.subject == subject.relation.subject]
         relation = rng.choice(same_kind) if same_kind and rng.random() < 0.6 else any_relation(rng)
-        mine = {t.relation.name for t in told if t.x == subject.x}
+        mine = [t.relation for t in told if t.x == subject.x]
         real = any(f.x == subject.x for f in known_facts())
-        if not real and relation.name not in mine and not _overlaps(relation.name, mine):
+        taken = any(r.name == relation.name or _overlap(r, relation) for r in mine)
+        if not real and not taken:
             return ask(rng, WorldFact(relation, subject.x, subject.y)), UNKNOWN
     return ask(rng, any_fact(rng)), UNKNOWN
 
@@ -149,11 +160,29 @@ _SAME_SENSE = (
     },
     {"profession", "kind", "attribute", "bond"},
 )
+_EVERYDAY = {w.name for w in everyday()}
+_ANSWERS = (
+    {"person", "company", "first", "group"},
+    {"place", "spot", "address", "country"},
+    {"date", "year", "time", "weekday", "month", "duration"},
+    {"number", "decimal", "price", "code", "phone", "contact"},
+)
 
 
-def _overlaps(name: str, others: set[str]) -> bool:
-    """Whether a question under `name` might be answered by what was told under `others`."""
-    return any(name in group and group & others for group in _SAME_SENSE)
+def _overlap(a: Relation, b: Relation) -> bool:
+    """Whether a question under one might be answered by what was told under the other."""
+    if a.name in _EVERYDAY or b.name in _EVERYDAY:
+        return a.name == b.name or bool(_answered_by(a) & _answered_by(b))
+    return any(a.name in group and b.name in group for group in _SAME_SENSE)
+
+
+def _answered_by(relation: Relation) -> set[int]:
+    """Which sorts of answer the relation may have: who, where, when, how much (or another)."""
+    kinds = set(re.findall(r"\w+", relation.object)) & set(KINDS)
+    return {
+        next((i for i, sort in enumerate(_ANSWERS) if kind in sort), len(_ANSWERS))
+        for kind in kinds or {""}
+    }
 
 
 def _told(rng: random.Random, against: bool) -> list[WorldFact]:
@@ -162,9 +191,10 @@ def _told(rng: random.Random, against: bool) -> list[WorldFact]:
     for _ in range(rng.choice((0, 0, 1, 1, 2, 2))):
         extra = any_fact(rng)
         first = facts[0]
-        if rng.random() < 0.25 and not _overlaps(extra.relation.name, {first.relation.name}):
+        if rng.random() < 0.25 and not _overlap(extra.relation, first.relation):
             extra = WorldFact(extra.relation, first.x, extra.y)
-        if all((extra.relation.name, extra.x) != (f.relation.name, f.x) for f in facts):
+        mine = [f.relation for f in facts if f.x == extra.x]
+        if not any(r.name == extra.relation.name or _overlap(r, extra.relation) for r in mine):
             facts.append(extra)
     rng.shuffle(facts)
     return facts

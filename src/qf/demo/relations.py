@@ -1,7 +1,8 @@
 """How facts are said and asked: sixteen relations of the real world, and endlessly many others.
 
-`KNOWN` holds the relations of `facts.csv`. `any_relation` makes up further ones from word lists
-and from words that do not exist, so that a model trained on them reads relations it never met.
+`KNOWN` holds the relations of `facts.csv`. `any_relation` draws from them, from the hundreds of
+everyday life under `wordings/`, which teach what means the same, and makes up further ones from
+word lists and from words that do not exist, so that relations are read that were never met.
 Wordings use {x} for the subject and {y} for the object.
 """
 
@@ -9,17 +10,20 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from qf.demo.names import english, made_up, made_up_word
+from qf.demo.names import KINDS, english, made_up, made_up_word
+from qf.demo.worded import everyday, fill
 
 
 @dataclass(frozen=True)
 class Relation:
     """One relation: its kinds of names, its wordings, and the one wording of its answer.
 
+    `subject` and `object` are kinds, or texts with kinds in braces.
     `indirect` are questions as they stand after "Can you tell me". `written` is the question that
     its statements are the plainest answers to, where it is not the first of `questions`; `beside`
     are further questions that they answer, about {y} perhaps. `only_asked` are wordings with more
@@ -79,9 +83,7 @@ class WorldFact:
 
     def answer(self) -> str:
         """The answer as the one who is asked gives it: "my dog" of the asker is "your dog"."""
-        x = self.x
-        if x.startswith(("my ", "our ")):
-            x = "your " + x.split(" ", 1)[1]
+        x = re.sub(r"\b(my|our)\b", "your", self.x)
         return sentence(WorldFact(self.relation, x, self.y)._fill(self.relation.answer))
 
     def _fill(self, template: str) -> str:
@@ -805,6 +807,19 @@ def _kind(rng: random.Random) -> Relation:
     )  # fmt: skip
 
 
+def _everyday(rng: random.Random) -> Relation:
+    told = rng.choice(everyday())
+    return Relation(
+        told.name,
+        rng.choice(told.subjects),
+        rng.choice(told.objects),
+        told.statements,
+        told.questions,
+        told.indirect,
+        told.answer,
+    )
+
+
 _MAKERS = (
     (_verb, 25),
     (_attribute, 27),
@@ -823,9 +838,12 @@ _MAKERS = (
 
 
 def any_relation(rng: random.Random) -> Relation:
-    """A relation of the real world (one in three) or one put together from words just now."""
-    if rng.random() < 0.3:
+    """A relation of the real world, of everyday life, or put together from words just now."""
+    style = rng.random()
+    if style < 0.16:
         return rng.choice(tuple(KNOWN.values()))
+    if style < 0.62:
+        return _everyday(rng)
     makers, weights = zip(*_MAKERS, strict=True)
     return rng.choices(makers, weights)[0](rng)
 
@@ -835,8 +853,8 @@ def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
     relation = relation or any_relation(rng)
     if relation.name in ("attribute", "bond", "placed") and rng.random() < 0.12:
         return WorldFact(relation, rng.choice(ROOMS).strip(), made_up(rng, relation.object))
-    x, y = made_up(rng, relation.subject), made_up(rng, relation.object)
-    if relation.name not in KNOWN and relation.subject != "person":
+    x, y = _name(rng, relation.subject), _name(rng, relation.object)
+    if relation.name in _PUT_TOGETHER and relation.subject != "person":
         style = rng.random()
         if style < 0.14:
             x = f"the {made_up(rng, 'word')} {rng.choice(ENTITIES)}"
@@ -847,3 +865,10 @@ def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
         elif style < 0.29:
             x = f"the {rng.choice(english())} {rng.choice(('of', 'in', 'from'))} {x}"
     return WorldFact(relation, x, y)
+
+
+def _name(rng: random.Random, shape: str) -> str:
+    return made_up(rng, shape) if shape in KINDS else fill(rng, shape)
+
+
+_PUT_TOGETHER = {maker.__name__.strip("_") for maker, _ in _MAKERS}
