@@ -89,7 +89,7 @@ class WorldFact:
     def _fill(self, template: str) -> str:
         if self.y[:1].lower() in "aeiou":
             template = template.replace(" a {y}", " an {y}")
-        return template.format(x=self.x, y=self.y)
+        return re.sub(r"\b([Tt]he) [Tt]he\b", r"\1", template.format(x=self.x, y=self.y))
 
 
 def sentence(text: str) -> str:
