@@ -21,7 +21,6 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from qf.calibration import BROUGHT
 from qf.demo.curriculum import Conversation, conversation
 from qf.loading import load_pair
 from qf.model import Model
@@ -188,7 +187,7 @@ def rate(step: int, done: float, decay_from: float) -> float:
 
 
 def grown(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """The weights with as many layers as asked for: copies among the middle ones that add nothing yet."""
+    """The weights with so many layers: copies among the middle ones, which add nothing yet."""
     before = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("model.layers."))
     copied = [before // 2 - i for i in range(layers - before)]
     order = sorted([*range(before), *copied])
@@ -318,8 +317,9 @@ def export(args: argparse.Namespace) -> None:
     model.to(torch.bfloat16).save_pretrained(args.export)
     tokenizer.save_pretrained(args.export)
     with tempfile.TemporaryDirectory() as scratch:
-        learner = Model(load_pair(args.export, dtype="float32"), Path(scratch) / "memory")
-        learner.calibrate(into=Path(args.export) / BROUGHT)
+        loaded = load_pair(args.export, dtype="float32")
+        learner = Model(loaded, Path(scratch) / "memory", solver="gated")
+        learner.calibrate(into=Path(args.export))
     print(f"exported step {state['step']} to {args.export}")
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from qf.method.calibrate import Traffic
+from qf.method.gate import Gate
 
 BROUGHT = "qf_calibration.safetensors"
-"""The name of the file that a model directory may bring along."""
+BROUGHT_GATE = "qf_gate.safetensors"
+"""The names of the files that a model directory may bring along."""
 
 
 def key_of(digest: str, system: str | None, questions: Sequence[str]) -> str:
@@ -41,7 +44,7 @@ def read(file: Path, key: str | None = None) -> tuple[str, Traffic] | None:
             found, floor = stored.metadata()["key"], float(stored.metadata()["floor"])
             if key is not None and found != key:
                 return None
-            V, moments = stored.get_tensor("directions"), stored.get_tensor("moments")
+            V, moments = stored.get_tensor("directions").float(), stored.get_tensor("moments")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return found, Traffic(V, moments, floor)
@@ -49,8 +52,39 @@ def read(file: Path, key: str | None = None) -> tuple[str, Traffic] | None:
 
 def write(file: Path, key: str, traffic: Traffic) -> None:
     """Write a calibration, all or nothing."""
-    tensors = {"directions": traffic.directions, "moments": traffic.moments}
-    content = safetensors.torch.save(tensors, {"key": key, "floor": repr(traffic.floor)})
+    tensors = {"directions": traffic.directions.half(), "moments": traffic.moments}
+    _write(file, tensors, {"key": key, "floor": repr(traffic.floor)})
+
+
+def read_gate(file: Path, key: str) -> Gate | None:
+    """The gate in a file; None where it is absent, damaged or of another key."""
+    try:
+        with safetensors.safe_open(file, "pt") as stored:
+            told = stored.metadata()
+            if told["key"] != key:
+                return None
+            V, moments = stored.get_tensor("directions").float(), stored.get_tensor("moments")
+            within = Traffic(V, moments, float(told["floor"]))
+            center = stored.get_tensor("center")
+            return Gate(int(told["layer"]), center, within, float(told["threshold"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def write_gate(file: Path, key: str, gate: Gate) -> None:
+    """Write a gate, all or nothing."""
+    within = gate.within
+    tensors = {
+        "directions": within.directions.half(),
+        "moments": within.moments,
+        "center": gate.center,
+    }
+    told = {"key": key, "floor": repr(within.floor), "layer": str(gate.layer)}
+    _write(file, tensors, told | {"threshold": repr(gate.threshold)})
+
+
+def _write(file: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
+    content = safetensors.torch.save(tensors, told)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.{os.getpid()}.part")
     unfinished.write_bytes(content)

@@ -48,6 +48,7 @@ class Solver(StrEnum):
 
     paper = "paper"
     joint = "joint"
+    gated = "gated"
 
 
 def _text(text: str | None) -> str | None:

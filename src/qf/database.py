@@ -46,6 +46,7 @@ SCHEMA: list[tuple[str, ...]] = [
         "INSERT INTO meta VALUES ('revision', 0)",
     ),
     ("SELECT 1",),  # a record names rewordings, which readers of format 1 do not understand
+    ("SELECT 1",),  # a record says whether it is consolidated, and tensors hold addresses
 ]
 
 _SQLITE_KINDS = {

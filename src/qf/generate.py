@@ -6,8 +6,8 @@ Knows a Transformers model and its tokenizer; nothing of facts or of learning.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ from transformers import (
 )
 
 from qf.errors import LessonError
-from qf.lesson import prompt_ids
+from qf.lesson import prompt_with_span
 
 BATCH = 64
+Around = Callable[[slice, int], AbstractContextManager[None]]
+"""What holds while a batch of the prompts, padded to a length, is answered."""
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]
@@ -52,31 +54,48 @@ class Generator:
 
         Raises LessonError when no room for an answer is left in the context.
         """
-        ids = prompt_ids(self.tokenizer, conversation)
+        return self.prompt_with_span(conversation)[0]
+
+    def prompt_with_span(
+        self, conversation: Sequence[Mapping[str, str]]
+    ) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """As `prompt`, and which of the tokens are the last query's: [from, to)."""
+        ids, span = prompt_with_span(self.tokenizer, conversation)
         if len(ids) >= self.context:
             raise LessonError(
                 f"The prompt is {len(ids)} tokens long and the model reads {self.context}:"
                 " shorten it."
             )
-        return ids
+        return ids, span
 
     def answer(self, prompt: Sequence[int], max_tokens: int) -> str:
         """The answer to one prompt, without surrounding space."""
         return self.answers([prompt], max_tokens)[0]
 
-    def answers(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
-        """The answers to several prompts, batched; each is as if it had been asked alone."""
+    def answers(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        around: Around | None = None,
+    ) -> list[str]:
+        """The answers to several prompts, batched; each is as if it had been asked alone.
+
+        `around` gives a context to enter while a batch is answered.
+        """
         texts: list[str] = []
         for first in range(0, len(prompts), BATCH):
             batch = prompts[first : first + BATCH]
             longest = max(len(p) for p in batch)
             rooms = [self._room(p, max_tokens) for p in batch]
-            generated = self._generate(batch, longest, max(rooms))[:, longest:]
+            with around(slice(first, first + BATCH), longest) if around else nullcontext():
+                generated = self._generate(batch, longest, max(rooms))[:, longest:]
             own = [ids[:room] for ids, room in zip(generated, rooms, strict=True)]
             texts += self.tokenizer.batch_decode(own, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def stream(self, prompt: Sequence[int], max_tokens: int) -> Iterator[str]:
+    def stream(
+        self, prompt: Sequence[int], max_tokens: int, around: Around | None = None
+    ) -> Iterator[str]:
         """The answer to one prompt in pieces; a reader that leaves ends the generation."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop, failures = _Stop(), []
@@ -84,7 +103,8 @@ class Generator:
 
         def run() -> None:
             try:
-                self._generate([prompt], len(prompt), room, streamer=streamer, stop=stop)
+                with around(slice(0, 1), len(prompt)) if around else nullcontext():
+                    self._generate([prompt], len(prompt), room, streamer=streamer, stop=stop)
             except BaseException as error:
                 failures.append(error)
                 streamer.end()

@@ -135,7 +135,23 @@ def prompt_ids(
 
     Raises ModelError: the tokenizer has no chat template, or it refuses the conversation.
     """
-    return _encode(tokenizer, _render(tokenizer, conversation))[0]
+    return prompt_with_span(tokenizer, conversation)[0]
+
+
+def prompt_with_span(
+    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Mapping[str, str]]
+) -> tuple[tuple[int, ...], Span]:
+    """As `prompt_ids`, and which of the tokens are those of the last query: [from, to).
+
+    All of them, where the tokenizer tells no offsets or the template rewrites the query.
+    """
+    text = _render(tokenizer, conversation)
+    ids, offsets = _encode(tokenizer, text)
+    query = conversation[-1]["content"].strip()
+    begin = text.rfind(query)
+    end = begin + len(query)
+    inside = [i for i, (a, b) in enumerate(offsets) if begin >= 0 and a < end and b > begin]
+    return ids, (inside[0], inside[-1] + 1) if inside else (0, len(ids))
 
 
 def align(

@@ -54,6 +54,7 @@ class Fact:
     created: str  # ISO 8601, UTC
     note: str = ""
     rewordings: tuple[str, ...] = ()  # other wordings of the query that were learned with it
+    consolidated: bool = False  # taught behind the gate, and solved into W since
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary that `json.dumps` takes."""
@@ -63,11 +64,17 @@ class Fact:
 
 @dataclass(frozen=True)
 class FactRows:
-    """The rows of one fact: keys u' (n, D), deltas r (n, N), significance (n,), all float32."""
+    """The rows of one fact: keys u' (n, D), deltas r (n, N), significance (n,), all float32.
+
+    `pooled` (w, D) is what the gate finds the fact by, one vector per wording of the query, of the
+    layer `pooled_layer`; None where the fact was taught without a gate.
+    """
 
     keys: Tensor
     deltas: Tensor
     significance: Tensor
+    pooled: Tensor | None = None
+    pooled_layer: int = -1
 
     def __post_init__(self) -> None:
         assert self.keys.ndim == self.deltas.ndim == 2 and self.significance.ndim == 1
@@ -230,12 +237,17 @@ class Memory:
                 (position, hashlib.sha256(content).hexdigest(), content),
             )
 
-    def update(self, fact: Fact) -> None:
-        """Replace what is remembered about the fact of this id, all but its rows."""
-        record = _record(fact)
-        with self._changing(fact.id) as (database, known):
-            assert (known.id, known.rows) == (fact.id, fact.rows), "an update keeps id and rows"
-            database.execute("UPDATE facts SET record = ? WHERE id = ?", (record, fact.id))
+    def update(self, *facts: Fact) -> None:
+        """Replace what is remembered about the facts of these ids, all but their rows, at once."""
+        for fact in facts:
+            self.get(fact.id)  # what is not there is refused before anything is created
+        with self._writing() as database:
+            held = self._facts(database)
+            for fact in facts:
+                known = self._find(held, fact.id)
+                assert (known.id, known.rows) == (fact.id, fact.rows), "an update keeps id and rows"
+                record = _record(fact)
+                database.execute("UPDATE facts SET record = ? WHERE id = ?", (record, fact.id))
 
     def forget(self, id_or_prefix: str) -> Fact:
         """Remove one fact with its rows; return what it was. Raises MemoryFault as `get` does."""
@@ -321,7 +333,11 @@ class Memory:
             checksum, content = database.execute(query, (fact.id,)).fetchone()
             if hashlib.sha256(content).hexdigest() != checksum:
                 raise ValueError("the checksum differs")
-            return FactRows(**safetensors.torch.load(content))
+            tensors = safetensors.torch.load(content)
+            if "pooled_layer" in tensors:
+                layer = int(tensors.pop("pooled_layer"))
+                return FactRows(**tensors, pooled_layer=layer)
+            return FactRows(**tensors)
         except (TypeError, ValueError, SafetensorError, sqlite3.DatabaseError) as error:
             raise MemoryFault(
                 f"The rows of fact {fact.id} ({_brief(fact)}) in {self._database.file} are "
@@ -353,6 +369,8 @@ def _fact(field: Any) -> Fact:
 
 def _pack(rows: FactRows) -> bytes:
     tensors = {"keys": rows.keys, "deltas": rows.deltas, "significance": rows.significance}
+    if rows.pooled is not None:
+        tensors |= {"pooled": rows.pooled, "pooled_layer": torch.tensor(rows.pooled_layer)}
     return safetensors.torch.save(
         {
             name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()

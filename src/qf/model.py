@@ -13,9 +13,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,28 +23,30 @@ from typing import Any
 
 import torch
 
-from qf.calibration import BROUGHT, cached, key_of, read, write
+from qf.calibration import BROUGHT, BROUGHT_GATE
+from qf.calibrator import Calibrator
+from qf.cues import words
 from qf.digest import digest_of
 from qf.errors import LessonError, MemoryFault, ModelError
 from qf.families import family_of
-from qf.generate import Generator
-from qf.lesson import Lesson, Significance, align, check_fits, messages, pair
+from qf.generate import Around, Generator
+from qf.lesson import Lesson, Significance, check_fits, messages, pair
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
-from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
+from qf.method.calibrate import Traffic
 from qf.method.layers import default_layer
-from qf.method.passes import Rows, rows, rows_batch, still_needed
+from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.solve import Update, joint
-from qf.study import reword, rewordings, words, write_question
+from qf.recall import Asked, Recall
+from qf.study import reword, rewordings, write_question
 
-SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01}
+SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
 """Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently,
-and with C from calibration, which protects what the model does already."""
+and with C from calibration, which protects what the model does already. With `gated` each fact acts
+for the questions that are about it (qf.recall), until it is consolidated as `joint` does it."""
 
 DEFAULT_SOLVER = "joint"
 MAX_TOKENS = 128
-CALIBRATION_TOKENS = 24  # of an answer that are looked at
-LARGE, LARGE_QUESTIONS = 200_000_000, 120  # parameters from which a third of the questions will do
 REWORDINGS = 2
 """Other wordings of a question that a model writes and learns by itself."""
 
@@ -139,20 +141,34 @@ class Model:
         self._weight = self.family.projection(block).weight
         self._base = self._learned = self._weight.data
         self._calibrated = calibrate and solver != "paper"
-        self._traffic: Traffic | None = None
         self._unlearned = 0  # how many blocks of `base_weights` are open
         self._lock = threading.RLock()
         self._generator = Generator(loaded.transformer, self.tokenizer)
-        self._rows: dict[str, FactRows] = {}
+        self._remembered: dict[str, Remembered] = {}
+        self._recall: Recall | None = None
+        self._acting: dict[str, FactRows] = {}
         self._seen = _NEVER
         binding = self._binding(block)
-        self._digest = binding.digest
+        self._calibrator = Calibrator(
+            loaded.transformer,
+            self.tokenizer,
+            self.family,
+            layer,
+            system,
+            binding.digest,
+            loaded.directory,
+            self._generator.pad_id,
+            lambda queries, tokens: self._ask_base(queries, max_tokens=tokens),
+        )
         self._memory = Memory.open(memory, binding)
         self._try_refresh()
 
     @property
     def transformer(self) -> Any:
-        """The Transformers model, its weights those of the base and of all remembered facts."""
+        """The Transformers model, its weights those of the base and of all remembered facts.
+
+        With the solver "gated" these are the consolidated facts; the others act in `ask` alone.
+        """
         with self._lock:
             self._refresh()
             return self._transformer
@@ -183,10 +199,12 @@ class Model:
     ) -> list[str]:
         """Answer several independent queries in one batch; as `ask` does each of them."""
         told = instructions or [""] * len(queries)
-        prompts = [self._prompt(q, i, earlier) for q, i in zip(queries, told, strict=True)]
+        prompts = [
+            self._asked(q, self.system, i, earlier) for q, i in zip(queries, told, strict=True)
+        ]
         with self._lock:
             self._refresh()
-            return self._generator.answers(prompts, max_tokens)
+            return self._answered(prompts, max_tokens)
 
     def stream(
         self,
@@ -197,10 +215,10 @@ class Model:
         max_tokens: int = MAX_TOKENS,
     ) -> Iterator[str]:
         """Answer like `ask`, piece by piece; the facts it begins with hold until it ends."""
-        prompt = self._prompt(query, instruction, earlier)
+        prompt = self._asked(query, self.system, instruction, earlier)
         with self._lock:
             self._refresh()
-            yield from self._generator.stream(prompt, max_tokens)
+            yield from self._generator.stream(prompt.ids, max_tokens, self._around([prompt]))
 
     # Learning (QF-instruct, QF-update, solve)
 
@@ -239,21 +257,22 @@ class Model:
                 rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
             before = self.ask(lesson.query) if verify else ""
-            replaced = [f for f in self._memory.facts() if self._same_query(f, lesson.query)]
-            kept = {k: r for k, r in self._rows.items() if k not in {f.id for f in replaced}}
+            old = [k for k, r in self._remembered.items() if self._same_query(r, lesson.query)]
+            replaced = [self._memory.get(k) for k in old]
+            kept = {k: r for k, r in self._remembered.items() if k not in old}
             try:
                 fact, taught = self._teach(lesson, others, kept, verify)
                 fact = replace(fact, before=before)
                 if replaced:
                     fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
                 if fact.verified is False and rollback:
-                    self._install(self._rows)
+                    self._install(self._remembered)
                     return replace(fact, note=_joined(fact.note, "rolled back: nothing was kept"))
-                self._memory.add(fact, taught, replacing=[f.id for f in replaced])
+                self._memory.add(fact, taught.rows, replacing=[f.id for f in replaced])
             except BaseException:
-                self._install(self._rows)
+                self._install(self._remembered)
                 raise
-            self._rows = {**kept, fact.id: taught}
+            self._remembered = {**kept, fact.id: taught}
             self._seen = self._memory.version
             return fact
 
@@ -276,8 +295,8 @@ class Model:
         """Forget everything: W is the base W again, bit for bit. Returns how many facts went."""
         with self._lock:
             forgotten = self._memory.clear()
-            self._rows, self._seen = {}, self._memory.version
-            self._install(self._rows)
+            self._remembered, self._seen = {}, self._memory.version
+            self._install(self._remembered)
             return forgotten
 
     def calibrate(self, prompts: Sequence[str] = (), *, into: Path | None = None) -> Traffic:
@@ -285,38 +304,19 @@ class Model:
 
         The model answers everyday questions and the `prompts` of the user, closed-book and with the
         base weights; the second moment of its keys then stands for what learning must not disturb.
-        `into` is the file to write instead of one in the user's cache.
+        With the solver "gated", what tells one question from another is measured as well.
+        `into` is the directory to write to instead of the user's cache.
 
         Raises LessonError: a prompt that is empty or too long.
         """
-        asked = [*self._everyday(), *prompts]
+        with self._lock, self.base_weights():
+            found = self._calibrator.measure_traffic(prompts, into and into / BROUGHT)
+            if self.solver == "gated":
+                self._calibrator.measure_gate(into and into / BROUGHT_GATE)
+            self._forget_recall()
         with self._lock:
-            answers = self._ask_base(asked, max_tokens=CALIBRATION_TOKENS)
-            answered = [
-                align(self.tokenizer, messages(q, self.system), a, None)
-                for q, a in zip(asked, answers, strict=True)
-                if a
-            ]
-            if not answered:
-                raise ModelError(
-                    f"{self.name} answers nothing to everyday questions: teach it with"
-                    " calibrate=False (--no-calibrate)."
-                )
-            with self.base_weights():
-                u = keys_of(
-                    self._transformer,
-                    self.family,
-                    self.layer,
-                    answered,
-                    pad_id=self._generator.pad_id,
-                )
-            self._traffic = traffic_of(u)
-            key = key_of(self._digest, self.system, self._everyday())
-            with suppress(OSError) if into is None else nullcontext():  # a cache can be without
-                write(into or cached(key), key, self._traffic)
-            if self._calibrated:
-                self._install(self._rows)
-            return self._traffic
+            self._install(self._remembered)
+        return found
 
     # What the model writes for its own learning
 
@@ -330,6 +330,15 @@ class Model:
     def reword_question(self, question: str) -> str:
         """The same question in other words, written by the model itself."""
         return reword(self._ask_base, question)
+
+    def rewordings(
+        self, statements: Sequence[str], questions: Sequence[str], count: int = REWORDINGS
+    ) -> list[tuple[str, ...]]:
+        """Up to `count` other wordings of each question, written by the model in batches.
+
+        Only those that it answers as it answers the question, when it is told the statement.
+        """
+        return rewordings(self._ask_base, statements, questions, count)
 
     # Weights
 
@@ -349,7 +358,8 @@ class Model:
         """ΔW of all remembered facts as factors B @ A, or None when there is nothing to change."""
         with self._lock:
             self._refresh()
-            return self._solve(self._rows)
+            solved = [r.rows for r in self._remembered.values() if self._in_weights(r)]
+            return self._solve(solved)
 
     def close(self) -> None:
         """Put the base weights back and let go of the memory."""
@@ -375,7 +385,7 @@ class Model:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""
         query = self.write_question(instruction) if query is None else query
         if answer is None:
-            answer = self._ask_base([query], instruction)[0]
+            answer = self._ask_base([query], [instruction])[0]
             if not answer:
                 raise LessonError(
                     f"The model gives no answer to {query!r} with the instruction at hand: give"
@@ -385,7 +395,7 @@ class Model:
 
     def _rewordings(self, lesson: Lesson, wanted: int | Sequence[str]) -> tuple[str, ...]:
         if isinstance(wanted, int):
-            return rewordings(self._ask_base, lesson.instruction, lesson.query, wanted)
+            return rewordings(self._ask_base, [lesson.instruction], [lesson.query], wanted)[0]
         if isinstance(wanted, str) or not all(isinstance(w, str) and w.strip() for w in wanted):
             raise LessonError(
                 f"The rewordings {wanted!r} are none: give a number, or a list of questions."
@@ -396,9 +406,9 @@ class Model:
         self,
         lesson: Lesson,
         others: Sequence[str],
-        kept: Mapping[str, FactRows],
+        kept: Mapping[str, Remembered],
         verify: bool,
-    ) -> tuple[Fact, FactRows]:
+    ) -> tuple[Fact, Remembered]:
         """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
         fact_id = new_id(kept)
         fact, taught, says_otherwise, seconds = None, None, False, 0.0
@@ -410,7 +420,13 @@ class Model:
             says_otherwise = found.open_book_agrees is False
             if says_otherwise and not rehearsed:
                 continue
-            taught = self._with_rewordings(lesson, others, rehearsed, found)
+            rows = self._with_rewordings(lesson, others, rehearsed, found)
+            taught = Remembered((lesson.query, *others), self.system, rows)
+            if self.solver == "gated":
+                with self.base_weights():
+                    layer = self._calibrator.gate().layer
+                    rows = replace(rows, pooled=self._pooled(taught), pooled_layer=layer)
+                taught = replace(taught, rows=rows)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
             after, *afters = self._answers([lesson.query, *others]) if verify else [""]
@@ -421,7 +437,7 @@ class Model:
                 query=lesson.query,
                 answer=lesson.answer,
                 layer=self.layer,
-                rows=len(taught.keys),
+                rows=len(taught.rows.keys),
                 solver=self.solver,
                 significance=_plain(lesson.significance),
                 system=self.system,
@@ -457,7 +473,7 @@ class Model:
                 pair(self.tokenizer, replace(lesson, query=other), self.system, rehearsed)
                 for other in others
             ]
-            self._install({"": _stored([found])})
+            self._put(self._solve([_stored([found])], protect=self.solver != "gated"))
             where = self._transformer, self.family, self.layer
             updates = still_needed(*where, [u for _, u in pairs], pad_id=self._generator.pad_id)
             pairs = [(i, u) for (i, _), u in zip(pairs, updates, strict=True) if any(u.weights)]
@@ -482,44 +498,61 @@ class Model:
                 pad_id=self._generator.pad_id,
             )
 
-    def _everyday(self) -> list[str]:
-        """The built-in questions: all, or a third of them where each takes a while."""
-        return everyday(LARGE_QUESTIONS if self._large() else None)
-
-    def _large(self) -> bool:
-        return sum(p.numel() for p in self._transformer.parameters()) > LARGE
-
-    def _protection(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """The map x -> x C^-½ of the calibration; None without one.
-
-        It is known already, brought by the model, found in the cache, or made now.
-        """
-        if self._calibrated and self._traffic is None:
-            key = key_of(self._digest, self.system, self._everyday())
-            for file in (Path(self._directory) / BROUGHT, cached(key)):
-                if (found := read(file, key)) is not None:
-                    self._traffic = found[1]
-                    break
-            else:
-                if not self._large() or self._weight.device.type != "cpu":
-                    self.calibrate()
-        return self._traffic.whiten if self._calibrated and self._traffic else None
-
-    def _solve(self, remembered: Mapping[str, FactRows]) -> Update | None:
-        used = [r for r in remembered.values() if len(r.keys)]
+    def _solve(self, parts: Sequence[FactRows], protect: bool = True) -> Update | None:
+        used = [r for r in parts if len(r.keys)]
         if not used:
             return None
+        whiten = None
+        if protect and self._calibrated:
+            with self.base_weights():
+                traffic = self._calibrator.traffic()
+            whiten = traffic.whiten if traffic else None
         return joint(
             torch.cat([r.keys for r in used]),
             torch.cat([r.deltas for r in used]),
             significance=torch.cat([r.significance for r in used]),
-            whiten=self._protection(),
+            whiten=whiten,
             ridge=SOLVERS[self.solver],
         )
 
-    def _install(self, remembered: Mapping[str, FactRows]) -> None:
-        """Make the weights those of the base and the remembered rows."""
-        change = self._solve(remembered)
+    def _install(self, remembered: Mapping[str, Remembered]) -> None:
+        """Make the model that of the base weights and the remembered facts."""
+        self._put(self._solve([r.rows for r in remembered.values() if self._in_weights(r)]))
+        if self.solver != "gated":
+            return
+        gated = {k: r for k, r in remembered.items() if not self._in_weights(r)}
+        if self._recall is None and gated:
+            with self.base_weights():
+                self._recall = Recall(self._calibrator.gate())
+        if self._recall is None:
+            return
+        for name in self._recall.names():
+            if name not in gated or gated[name].rows is not self._acting[name]:
+                self._recall.remove(name)
+        for name, fact in gated.items():
+            if name not in self._recall and len(fact.rows.keys):
+                rows = fact.rows.keys, fact.rows.deltas, fact.rows.significance
+                self._recall.add(name, fact.wordings, self._pooled(fact), rows)
+                self._acting[name] = fact.rows
+
+    def _in_weights(self, fact: Remembered) -> bool:
+        return self.solver != "gated" or fact.consolidated
+
+    def _pooled(self, fact: Remembered) -> torch.Tensor:
+        """What the gate finds a fact by, as stored or, of another gate, measured again."""
+        gate = self._calibrator.gate()
+        if fact.rows.pooled is not None and fact.rows.pooled_layer == gate.layer:
+            return fact.rows.pooled
+        with self.base_weights():
+            prompts = [self._asked(q, fact.system) for q in fact.wordings]
+            spans = [(p.ids, p.span) for p in prompts]
+            return pooled(self._transformer, self.family, [gate.layer], spans)[0]
+
+    def _forget_recall(self) -> None:
+        self._recall, self._acting = None, {}
+
+    def _put(self, change: Update | None) -> None:
+        """Let W be the base W and this change."""
         self._learned = self._base if change is None else change.apply(self._base)
         self._show()
 
@@ -531,9 +564,12 @@ class Model:
         """Follow what any process wrote into the memory since the last look."""
         version = self._memory.version
         if version != self._seen:
-            remembered = {fact.id: found for fact, found in self._memory.rows()}
+            remembered = {
+                f.id: Remembered((f.query, *f.rewordings), f.system, rows, f.consolidated)
+                for f, rows in self._memory.rows()
+            }
             self._install(remembered)
-            self._rows, self._seen = remembered, version
+            self._remembered, self._seen = remembered, version
 
     def _try_refresh(self) -> None:
         """Follow the memory unless rows in it are damaged, which then the first use of them tells.
@@ -546,30 +582,59 @@ class Model:
             self._seen = _NEVER
 
     def _ask_base(
-        self, queries: Sequence[str], instruction: str = "", max_tokens: int = MAX_TOKENS
+        self,
+        queries: Sequence[str],
+        instructions: Sequence[str] | None = None,
+        max_tokens: int = MAX_TOKENS,
     ) -> list[str]:
         with self.base_weights():
-            return self._answers(queries, instruction, max_tokens)
+            return self._answers(queries, instructions, max_tokens)
 
     def _answers(
-        self, queries: Sequence[str], instruction: str = "", max_tokens: int = MAX_TOKENS
+        self,
+        queries: Sequence[str],
+        instructions: Sequence[str] | None = None,
+        max_tokens: int = MAX_TOKENS,
     ) -> list[str]:
         """What the weights that are in place now answer."""
-        prompts = [self._prompt(query, instruction) for query in queries]
-        return self._generator.answers(prompts, max_tokens)
+        told = instructions or [""] * len(queries)
+        prompts = [self._asked(q, self.system, i) for q, i in zip(queries, told, strict=True)]
+        return self._answered(prompts, max_tokens)
 
-    def _prompt(
-        self, query: str, instruction: str = "", earlier: Sequence[Mapping[str, str]] = ()
-    ) -> tuple[int, ...]:
+    def _answered(self, prompts: Sequence[Asked], max_tokens: int) -> list[str]:
+        around = self._around(prompts)
+        return self._generator.answers([p.ids for p in prompts], max_tokens, around)
+
+    def _around(self, prompts: Sequence[Asked]) -> Around | None:
+        """What lets the gated facts act while the prompts are answered."""
+        recall = self._recall
+        if not recall or self._unlearned:
+            return None
+
+        def acting(batch: slice, longest: int) -> AbstractContextManager[None]:
+            return recall.acting(
+                self._transformer, self.family, self.layer, prompts[batch], longest
+            )
+
+        return acting
+
+    def _asked(
+        self,
+        query: str,
+        system: str | None,
+        instruction: str = "",
+        earlier: Sequence[Mapping[str, str]] = (),
+    ) -> Asked:
         if not query.strip():
             raise LessonError("The query is empty: write what to ask.")
-        system = self.system
         if instruction:
             system = f"{system}\n{instruction}" if system else instruction
-        return self._generator.prompt(messages(query, system, earlier=earlier))
+        conversation = messages(query, system, earlier=earlier)
+        ids, span = self._generator.prompt_with_span(conversation)
+        return Asked(ids, query, span)
 
-    def _same_query(self, fact: Fact, query: str) -> bool:
-        return fact.system == self.system and words(fact.query) == words(query)
+    def _same_query(self, fact: Remembered, query: str) -> bool:
+        return fact.system == self.system and words(fact.wordings[0]) == words(query)
 
     def _binding(self, block: torch.nn.Module) -> Binding:
         """The fingerprint of the taught layer, the architecture and the chat template."""
@@ -585,6 +650,16 @@ class Model:
             layer=self.layer,
             architecture=names[0],
         )
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A fact as its model needs it: the wordings of its query, its serving prompt, its rows."""
+
+    wordings: tuple[str, ...]
+    system: str | None
+    rows: FactRows
+    consolidated: bool = False
 
 
 _NEVER = -1  # no version that a memory has

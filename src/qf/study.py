@@ -5,14 +5,14 @@ Knows a way to ask (`Ask`), no weights and no memory.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
+from qf.cues import words
 from qf.errors import LessonError
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
-Ask = Callable[[Sequence[str], str], list[str]]
-"""Answers to queries, each asked alone under an instruction ("" for none)."""
+Ask = Callable[[Sequence[str], Sequence[str]], list[str]]
+"""Answers to queries, each asked alone under an instruction of its own ("" for none)."""
 
 
 def write_question(ask: Ask, statement: str) -> str:
@@ -20,7 +20,7 @@ def write_question(ask: Ask, statement: str) -> str:
 
     Raises LessonError when what it writes is no question.
     """
-    question = ask([WRITE_QUESTION.format(statement=statement)], "")[0].strip()
+    question = ask([WRITE_QUESTION.format(statement=statement)], [""])[0].strip()
     if "?" not in question or "\n" in question:
         raise LessonError(
             f"The model did not find a question for {statement!r} (it wrote"
@@ -31,28 +31,33 @@ def write_question(ask: Ask, statement: str) -> str:
 
 def reword(ask: Ask, question: str) -> str:
     """The same question in other words, written by the model itself."""
-    return ask([REWORD_QUESTION.format(question=question)], "")[0].strip()
+    return ask([REWORD_QUESTION.format(question=question)], [""])[0].strip()
 
 
-def rewordings(ask: Ask, instruction: str, query: str, count: int) -> tuple[str, ...]:
-    """Up to `count` other wordings of `query`, each asked for from the one before.
+def rewordings(
+    ask: Ask, instructions: Sequence[str], queries: Sequence[str], count: int
+) -> list[tuple[str, ...]]:
+    """Up to `count` other wordings of each query, each asked for from the one before.
 
-    Only those count that the model, when it is told the instruction, answers as it answers `query`
-    itself: another answer shows that the wording asks for something else.
+    Only those count that the model, when it is told the query's instruction, answers as it answers
+    the query itself: another answer shows that the wording asks for something else.
     """
-    found: list[str] = []
-    last = query
+    found: list[list[str]] = [[q] for q in queries]
+    writing = list(range(len(queries))) if count else []
     for _ in range(count):
-        last = reword(ask, last)
-        if not last or "\n" in last or words(last) in [words(q) for q in (query, *found)]:
-            break
-        found.append(last)
-    if not found:
-        return ()
-    answer, *answers = ask([query, *found], instruction)
-    return tuple(q for q, a in zip(found, answers, strict=True) if words(a) == words(answer))
-
-
-def words(text: str) -> list[str]:
-    """Words in lower case; a text of signs alone (":-)", "€") is taken as it is."""
-    return re.findall(r"\w+", text.casefold()) or text.split()
+        tasks = [REWORD_QUESTION.format(question=found[i][-1]) for i in writing]
+        new = [text.strip() for text in ask(tasks, [""] * len(tasks))] if tasks else []
+        kept = []
+        for i, text in zip(writing, new, strict=True):
+            if text and "\n" not in text and words(text) not in [words(q) for q in found[i]]:
+                found[i].append(text)
+                kept.append(i)
+        writing = kept
+    asked = [(q, i) for i, wordings in enumerate(found) if len(wordings) > 1 for q in wordings]
+    answers = iter(ask([q for q, _ in asked], [instructions[i] for _, i in asked]))
+    chosen: list[tuple[str, ...]] = []
+    for wordings in found:
+        said = [words(next(answers)) for _ in wordings] if len(wordings) > 1 else [[]]
+        same = [q for q, a in zip(wordings[1:], said[1:], strict=True) if a == said[0]]
+        chosen.append(tuple(same))
+    return chosen

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from qf.cues import words
 from qf.demo.curriculum import UNKNOWN, ask
 from qf.demo.relations import WorldFact, any_fact, known_facts, sentence
 from qf.generate import Generator
 from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import DEFAULT_SOLVER, REWORDINGS, Model
-from qf.study import words
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 Asked = tuple[str, str, tuple[str, ...]]  # query, answer, the answers that count as right

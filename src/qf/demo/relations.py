@@ -853,7 +853,7 @@ def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
     relation = relation or any_relation(rng)
     if relation.name in ("attribute", "bond", "placed") and rng.random() < 0.12:
         return WorldFact(relation, rng.choice(ROOMS).strip(), made_up(rng, relation.object))
-    x, y = _name(rng, relation.subject), _name(rng, relation.object)
+    x, y = named(rng, relation.subject), named(rng, relation.object)
     if relation.name in _PUT_TOGETHER and relation.subject != "person":
         style = rng.random()
         if style < 0.14:
@@ -867,7 +867,8 @@ def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:
     return WorldFact(relation, x, y)
 
 
-def _name(rng: random.Random, shape: str) -> str:
+def named(rng: random.Random, shape: str) -> str:
+    """A made-up name of a kind, or of a text with kinds in braces."""
     return made_up(rng, shape) if shape in KINDS else fill(rng, shape)
 
 

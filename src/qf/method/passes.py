@@ -90,7 +90,7 @@ def record(
     where = _places(sequences)
     found: dict[str, Tensor] = {}
     with torch.no_grad(), _hooked(block, family, where, found, cut_off=not logits):
-        top = _forward(model, family, sequences)
+        top = _forward(model, family, [s.input_ids for s in sequences])
         u, v = found["u"], found["v"]
         if not bool(u.isfinite().all() and v.isfinite().all()):
             raise ModelError(
@@ -175,6 +175,49 @@ def still_needed(
     return needed
 
 
+def pooled(
+    model: Any,
+    family: Family,
+    layers: Sequence[int],
+    prompts: Sequence[tuple[Sequence[int], tuple[int, int]]],
+) -> Tensor:
+    """The mean of u over a span [from, to) of each of m prompts: (len(layers), m, D), float32.
+
+    The pass ends in the highest of the layers. Prompts of any number run in packs.
+    """
+    found: list[Tensor] = []
+    top = max(layers)
+    for first in range(0, len(prompts), TOGETHER):
+        pack = prompts[first : first + TOGETHER]
+        means: dict[int, Tensor] = {}
+        spans, start = [], 0
+        for ids, (begin, end) in pack:
+            spans.append(slice(start + begin, start + end))
+            start += len(ids)
+
+        def hook(index: int, spans: list[slice] = spans, means: dict[int, Tensor] = means) -> Any:
+            def at_projection(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                means[index] = torch.stack([inputs[0][0, s].float().mean(0) for s in spans]).cpu()
+                if index == top:
+                    raise _CutOff
+
+            return at_projection
+
+        modules = {i: family.projection(family.layer(model, i)) for i in layers}
+        hooks = [m.register_forward_pre_hook(hook(i)) for i, m in modules.items()]
+        try:
+            with torch.no_grad():
+                _forward(model, family, [ids for ids, _ in pack])
+        finally:
+            for handle in hooks:
+                handle.remove()
+        found.append(torch.stack([means[i] for i in layers]))
+    return torch.cat(found, 1)
+
+
+TOGETHER = 16  # prompts in one pack
+
+
 def _rows(
     update: AlignedTokens, significance: Significance, opened: Recording, closed: Recording
 ) -> Rows:
@@ -225,7 +268,7 @@ def _hooked(
             hook.remove()
 
 
-def _forward(model: Any, family: Family, sequences: Sequence[AlignedTokens]) -> Tensor | None:
+def _forward(model: Any, family: Family, sequences: Sequence[Sequence[int]]) -> Tensor | None:
     """Run the decoder; return its top hidden states (1, L, N), or None when it was cut off.
 
     Positions that start again at 0, without an attention mask, are how Transformers is told that
@@ -233,8 +276,8 @@ def _forward(model: Any, family: Family, sequences: Sequence[AlignedTokens]) -> 
     """
     decoder = family.decoder(model)
     device = decoder.get_input_embeddings().weight.device
-    ids = [token for s in sequences for token in s.input_ids]
-    positions = [t for s in sequences for t in range(len(s.input_ids))]
+    ids = [token for s in sequences for token in s]
+    positions = [t for s in sequences for t in range(len(s))]
     try:
         return decoder(
             input_ids=torch.tensor([ids], device=device),

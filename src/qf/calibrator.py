@@ -1,0 +1,133 @@
+"""What is measured once about a model before it learns: what to protect, and how to gate.
+
+Forward passes over built-in questions give C, what ordinary traffic looks like in the taught layer
+(`qf.method.calibrate`), and the gate, what tells one question from another (`qf.method.gate`). Each
+is brought along by the model, or found in the user's cache, or measured when first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qf.calibration import BROUGHT, BROUGHT_GATE, cached, key_of, read, read_gate, write, write_gate
+from qf.errors import ModelError
+from qf.families import Family
+from qf.lesson import align, messages, prompt_with_span
+from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
+from qf.method.gate import Gate, confused, fit
+from qf.method.passes import pooled
+from qf.paraphrases import Paraphrases, paraphrases
+
+TOKENS = 24  # of an answer that are looked at
+LARGE = 200_000_000  # parameters from which fewer questions will do
+LARGE_QUESTIONS, LARGE_RELATIONS = 120, 40
+LAYERS = 6  # that the gate chooses from, spread evenly up to the taught one
+
+
+@dataclass
+class Calibrator:
+    """The calibrations of one model at one layer under one serving prompt.
+
+    `ask` answers queries with the base weights, `digest` stands for model, layer and template.
+    """
+
+    transformer: Any
+    tokenizer: Any
+    family: Family
+    layer: int
+    system: str | None
+    digest: str
+    directory: str
+    pad_id: int
+    ask: Callable[[Sequence[str], int], list[str]]
+    _traffic: Traffic | None = None
+    _gate: Gate | None = None
+
+    def large(self) -> bool:
+        """Whether the model is so large that fewer questions are asked."""
+        return sum(p.numel() for p in self.transformer.parameters()) > LARGE
+
+    def traffic(self) -> Traffic | None:
+        """What to protect; None where it is not known and would take minutes to measure."""
+        if self._traffic is None:
+            key = self._traffic_key()
+            for file in (Path(self.directory) / BROUGHT, cached(key)):
+                if (found := read(file, key)) is not None:
+                    self._traffic = found[1]
+                    return self._traffic
+            if not self.large() or self._device().type != "cpu":
+                self.measure_traffic()
+        return self._traffic
+
+    def gate(self) -> Gate:
+        """The gate, measured now if it is not known."""
+        if self._gate is None:
+            key = key_of(self.digest, self.system, self._paraphrases().questions)
+            for file in (Path(self.directory) / BROUGHT_GATE, cached(key)):
+                if (found := read_gate(file, key)) is not None:
+                    self._gate = found
+                    return found
+            return self.measure_gate()
+        return self._gate
+
+    def measure_traffic(self, prompts: Sequence[str] = (), into: Path | None = None) -> Traffic:
+        """Have the model answer everyday questions and `prompts`, and take their keys.
+
+        Raises LessonError: a prompt that is empty or too long.
+        """
+        asked = [*self._everyday(), *prompts]
+        answered = [
+            align(self.tokenizer, messages(q, self.system), a, None)
+            for q, a in zip(asked, self.ask(asked, TOKENS), strict=True)
+            if a
+        ]
+        if not answered:
+            raise ModelError(
+                "The model answers nothing to everyday questions: teach it with calibrate=False"
+                " (--no-calibrate)."
+            )
+        where = self.transformer, self.family, self.layer
+        self._traffic = traffic_of(keys_of(*where, answered, pad_id=self.pad_id))
+        with suppress(OSError) if into is None else nullcontext():  # a cache can be without
+            write(into or cached(self._traffic_key()), self._traffic_key(), self._traffic)
+        return self._traffic
+
+    def measure_gate(self, into: Path | None = None) -> Gate:
+        """Find the layer, up to the taught one, whose activations tell questions apart best."""
+        asked = self._paraphrases()
+        count = min(LAYERS, self.layer + 1)
+        layers = sorted({self.layer - i * (self.layer + 1) // count for i in range(count)})
+        prompts = [prompt_with_span(self.tokenizer, self._closed(q)) for q in asked.questions]
+        found = pooled(self.transformer, self.family, layers, prompts)
+        meanings, relations = torch.tensor(asked.meanings), torch.tensor(asked.relations)
+        gates = [fit(x, asked.meanings, i) for i, x in zip(layers, found, strict=True)]
+        mistaken = [
+            confused(gate, x, meanings, relations) for gate, x in zip(gates, found, strict=True)
+        ]
+        self._gate = gates[min(range(len(gates)), key=mistaken.__getitem__)]
+        key = key_of(self.digest, self.system, asked.questions)
+        with suppress(OSError) if into is None else nullcontext():
+            write_gate(into or cached(key), key, self._gate)
+        return self._gate
+
+    def _closed(self, query: str) -> list[dict[str, str]]:
+        return messages(query, self.system)
+
+    def _everyday(self) -> list[str]:
+        return everyday(LARGE_QUESTIONS if self.large() else None)
+
+    def _paraphrases(self) -> Paraphrases:
+        return paraphrases(LARGE_RELATIONS if self.large() else None)
+
+    def _traffic_key(self) -> str:
+        return key_of(self.digest, self.system, self._everyday())
+
+    def _device(self) -> torch.device:
+        weight = self.family.projection(self.family.layer(self.transformer, self.layer)).weight
+        return weight.device
