@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import qf.calibrator
 import qf.model
+from qf.calibrator import Calibrator
 from qf.errors import LessonError, MemoryFault, ModelError
 from qf.loading import Loaded
 from qf.memory import Fact, FactRows
@@ -701,7 +703,7 @@ def test_rewordings_that_are_none_are_refused(build: Build, wordings: Any) -> No
 def test_calibration_is_made_once_and_found_again(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qf.model, "everyday", lambda _: ["Who are you?", "Where is Paris?"])
+    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: ["Who are you?", "Where is Paris?"])
     first = build("one", solver="joint")
     first.learn(STATEMENT, QUESTION)
     taught = weights(first)
@@ -709,7 +711,7 @@ def test_calibration_is_made_once_and_found_again(
     def again(*_: Any, **__: Any) -> None:
         raise AssertionError("it was measured already")
 
-    monkeypatch.setattr(Model, "calibrate", again)
+    monkeypatch.setattr(Calibrator, "measure_traffic", again)
     second = build("two", solver="joint")
     second.learn(STATEMENT, QUESTION)
     assert torch.equal(weights(second), taught)
@@ -719,7 +721,7 @@ def test_calibration_is_made_once_and_found_again(
 
 
 def test_prompts_of_ones_own_are_protected(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qf.model, "everyday", lambda _: ["Who are you?"])
+    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: ["Who are you?"])
     model = build(solver="joint")
     asked = [q for _, q in FACTS[1:]]
     model.calibrate(asked)
@@ -732,10 +734,12 @@ def test_prompts_of_ones_own_are_protected(build: Build, monkeypatch: pytest.Mon
         assert update is not None
         with model.base_weights():
             pairs = [
-                qf.model.align(model.tokenizer, qf.model.messages(q), model.ask(q), None)
+                qf.calibrator.align(model.tokenizer, qf.model.messages(q), model.ask(q), None)
                 for q in asked
             ]
-            u = qf.model.keys_of(model._transformer, model.family, model.layer, pairs, pad_id=0)
+            u = qf.calibrator.keys_of(
+                model._transformer, model.family, model.layer, pairs, pad_id=0
+            )
         return (u.double() @ update.A.T @ update.B.T).norm().item()
 
     assert disturbed(model) < 0.98 * disturbed(plain)
@@ -744,8 +748,8 @@ def test_prompts_of_ones_own_are_protected(build: Build, monkeypatch: pytest.Mon
 def test_a_large_model_on_a_cpu_waits_to_be_calibrated(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qf.model, "LARGE", 1000)
-    monkeypatch.setattr(qf.model, "everyday", lambda _: ["Who are you?", "Where is Paris?"])
+    monkeypatch.setattr(qf.calibrator, "LARGE", 1000)
+    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: ["Who are you?", "Where is Paris?"])
     model, plain = build("one", solver="joint"), build("two", solver="joint", calibrate=False)
     for each in (model, plain):
         each.learn(STATEMENT, QUESTION, rewordings=0)

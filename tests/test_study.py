@@ -16,8 +16,9 @@ RIGHT = "Oxinnovate was started by Qi."
 def scripted(written: dict[str, str], answers: dict[str, str]) -> Ask:
     """A model that rewords as `written` says and, when told, answers as `answers` says."""
 
-    def ask(queries: Sequence[str], instruction: str) -> list[str]:
-        if instruction:
+    def ask(queries: Sequence[str], instructions: Sequence[str]) -> list[str]:
+        assert len(queries) == len(instructions)
+        if any(instructions):
             return [answers.get(q, RIGHT) for q in queries]
         return [written[q.removeprefix(REWORD_QUESTION.format(question=""))] for q in queries]
 
@@ -26,20 +27,30 @@ def scripted(written: dict[str, str], answers: dict[str, str]) -> Ask:
 
 def test_each_wording_is_asked_for_from_the_one_before() -> None:
     ask = scripted({WHO: "Who founded it?", "Who founded it?": "By whom was it founded?"}, {})
-    assert rewordings(ask, TOLD, WHO, 2) == ("Who founded it?", "By whom was it founded?")
-    assert rewordings(ask, TOLD, WHO, 1) == ("Who founded it?",)
-    assert rewordings(ask, TOLD, WHO, 0) == ()
+    assert rewordings(ask, [TOLD], [WHO], 2)[0] == ("Who founded it?", "By whom was it founded?")
+    assert rewordings(ask, [TOLD], [WHO], 1)[0] == ("Who founded it?",)
+    assert rewordings(ask, [TOLD], [WHO], 0)[0] == ()
 
 
 def test_a_wording_that_is_answered_otherwise_asks_for_something_else() -> None:
     written = {WHO: "Where is it?", "Where is it?": "Who founded it?"}
     ask = scripted(written, {"Where is it?": "I do not know.", "Who founded it?": RIGHT.lower()})
-    assert rewordings(ask, TOLD, WHO, 2) == ("Who founded it?",)
+    assert rewordings(ask, [TOLD], [WHO], 2)[0] == ("Who founded it?",)
+
+
+def test_questions_that_are_reworded_together_do_not_mix() -> None:
+    where, place = "Where is it?", "In which place is it?"
+    ask = scripted({WHO: "Who founded it?", "Who founded it?": WHO, where: place, place: ""}, {})
+    assert rewordings(ask, [TOLD, "It is in Rome."], [WHO, where], 2) == [
+        ("Who founded it?",),
+        (place,),
+    ]
+    assert rewordings(ask, [], [], 2) == []
 
 
 @pytest.mark.parametrize("again", ["", WHO, WHO.upper(), "Who\nfounded it?"])
 def test_nothing_new_ends_the_search(again: str) -> None:
-    assert rewordings(scripted({WHO: again}, {}), TOLD, WHO, 3) == ()
+    assert rewordings(scripted({WHO: again}, {}), [TOLD], [WHO], 3) == [()]
 
 
 def test_a_question_is_written_or_the_remedy_told() -> None:

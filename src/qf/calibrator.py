@@ -81,7 +81,7 @@ class Calibrator:
 
         Raises LessonError: a prompt that is empty or too long.
         """
-        asked = [*self._everyday(), *prompts]
+        asked = [*self.everyday(), *prompts]
         answered = [
             align(self.tokenizer, messages(q, self.system), a, None)
             for q, a in zip(asked, self.ask(asked, TOKENS), strict=True)
@@ -119,14 +119,15 @@ class Calibrator:
     def _closed(self, query: str) -> list[dict[str, str]]:
         return messages(query, self.system)
 
-    def _everyday(self) -> list[str]:
+    def everyday(self) -> list[str]:
+        """The built-in questions: all, or a third of them where each takes a while."""
         return everyday(LARGE_QUESTIONS if self.large() else None)
 
     def _paraphrases(self) -> Paraphrases:
         return paraphrases(LARGE_RELATIONS if self.large() else None)
 
     def _traffic_key(self) -> str:
-        return key_of(self.digest, self.system, self._everyday())
+        return key_of(self.digest, self.system, self.everyday())
 
     def _device(self) -> torch.device:
         weight = self.family.projection(self.family.layer(self.transformer, self.layer)).weight

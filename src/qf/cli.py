@@ -82,7 +82,12 @@ Layer = Annotated[
     ),
 ]
 SolverName = Annotated[
-    Solver | None, _shared("--solver", help="Exact Eq. 3, or gently weighted together.")
+    Solver | None,
+    _shared(
+        "--solver",
+        help="How facts act: 'gated' for the questions about them, 'joint' in the weights, gently,"
+        " 'paper' there by Eq. 3 exactly.",
+    ),
 ]
 Calibrated = Annotated[
     bool,
@@ -586,6 +591,44 @@ def forget(
         _say(f"Forgot {fact.id}: {fact.instruction}")
 
 
+@app.command(epilog=_example("qf consolidate"))
+def consolidate(
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Move the facts behind the gate into the weights: all that are still answered there."""
+    choice = Choice(
+        model, memory, layer, Solver.gated, system, template, device, dtype, trust_remote_code
+    )
+    with opened(choice) as teacher, err.status("Consolidating ..."):
+        done = teacher.consolidate()
+    crowded = done.rows > done.comfortable
+    if as_json:
+        moved = {"consolidated": [f.id for f in done.consolidated]}
+        stayed = {"gated": [f.id for f in done.gated], "undisturbed": done.undisturbed}
+        _print_json({**moved, **stayed, "rows": done.rows, "comfortable_rows": done.comfortable})
+    else:
+        _say(f"{len(done.consolidated)} facts are in the weights, {len(done.gated)} stay gated.")
+        _say(f"{done.undisturbed:.0%} of everyday questions are answered as before.")
+        for fact in done.gated:
+            _say(f"  {fact.id}  {fact.instruction}", "dim")
+        if crowded:
+            _say(
+                f"{done.rows} rows are more than the {done.comfortable} that this model holds"
+                " comfortably: forget some, or leave them gated.",
+                "yellow",
+            )
+    if done.gated:
+        raise typer.Exit(1)
+
+
 @app.command(epilog=_example("qf calibrate", "qf calibrate my-prompts.txt"))
 def calibrate(
     prompts: Annotated[
@@ -602,20 +645,23 @@ def calibrate(
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Measure ordinary traffic, which learning then protects; done by itself at the first learn."""
+    """Measure what to protect and how to tell questions apart; done by itself when first needed."""
     own = _prompts(prompts) if prompts else []
     choice = Choice(model, memory, layer, None, system, template, device, dtype, trust_remote_code)
     with opened(choice) as teacher, err.status("Calibrating ..."):
         started = time.perf_counter()
         traffic = teacher.calibrate(own)
+        gate = teacher.gate
         seconds = time.perf_counter() - started
         layer = teacher.layer
     directions = len(traffic.moments)
     if as_json:
         found = {"layer": layer, "directions": directions, "floor": traffic.floor}
+        found |= {"gate_layer": gate.layer, "threshold": gate.threshold}
         _print_json({**found, "prompts": len(own), "seconds": seconds})
     else:
         _say(f"Calibrated layer {layer}: {directions} directions to protect, {seconds:.2f} s.")
+        _say(f"The gate reads layer {gate.layer} and opens above {gate.threshold:.2f}.")
 
 
 def _prompts(file: Path) -> list[str]:

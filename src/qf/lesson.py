@@ -208,6 +208,7 @@ def pair(
     lesson: Lesson,
     system: str | None = None,
     rehearsed: bool = False,
+    before: Sequence[Mapping[str, str]] = (),
 ) -> tuple[AlignedTokens, AlignedTokens]:
     """Return (instruct, update): the lesson open-book and closed-book, with equal learned tokens.
 
@@ -215,15 +216,15 @@ def pair(
     itself). It comes before the instruction as well, so that the instruction alone is the
     difference. `rehearsed` puts the finished turn, query and answer, into the open-book
     conversation before the query is asked again, so that the open-book pass can produce any
-    wording of an answer.
+    wording of an answer. `before` are turns that both conversations begin with.
 
     Raises LessonError and ModelError as `align` does; LessonError if the template tokenises the
     answer differently in the two; ModelError if it leaves the instruction out.
     """
     told = f"{system}\n{lesson.instruction}" if system else lesson.instruction
     earlier = messages(lesson.query, answer=lesson.answer) if rehearsed else []
-    opened = messages(lesson.query, told, earlier=earlier)
-    closed = messages(lesson.query, system)
+    opened = messages(lesson.query, told, earlier=[*before, *earlier])
+    closed = messages(lesson.query, system, earlier=before)
     instruct = align(tokenizer, opened, lesson.answer, lesson.significance)
     update = align(tokenizer, closed, lesson.answer, lesson.significance)
     if instruct.learned != update.learned:

@@ -34,10 +34,11 @@ from qf.lesson import Lesson, Significance, check_fits, messages, pair
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
 from qf.method.calibrate import Traffic
+from qf.method.gate import Gate
 from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.solve import Update, joint
-from qf.recall import Asked, Recall
+from qf.recall import RIDGE, Asked, Recall
 from qf.study import reword, rewordings, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
@@ -47,6 +48,13 @@ for the questions that are about it (qf.recall), until it is consolidated as `jo
 
 DEFAULT_SOLVER = "joint"
 MAX_TOKENS = 128
+UNRELATED = "The library closes at nine on Fridays."
+GREETING = (
+    {"role": "user", "content": "Hello!"},
+    {"role": "assistant", "content": "Hello! How can I help you?"},
+)
+"""Surroundings in which a gated fact is learned as well: another prompt, and a conversation."""
+
 REWORDINGS = 2
 """Other wordings of a question that a model writes and learns by itself."""
 
@@ -299,6 +307,64 @@ class Model:
             self._install(self._remembered)
             return forgotten
 
+    def consolidate(self) -> Consolidation:
+        """Solve the gated facts into W, all that are still answered there; the others stay gated.
+
+        Facts consolidated earlier that are not answered beside the new ones go back behind the
+        gate. Raises ModelError where the solver is not "gated", and MemoryFault.
+        """
+        if self.solver != "gated":
+            raise ModelError(
+                f"The solver {self.solver!r} keeps every fact in the weights already: consolidate"
+                " facts of the solver 'gated'."
+            )
+        with self._lock:
+            self._memory.writable()
+            self._refresh()
+            facts = {f.id: f for f in self._memory.facts()}
+            everyday = self._calibrator.everyday()
+            usual = self._answers(everyday)
+            chosen = [k for k, r in self._remembered.items() if len(r.rows.keys)]
+            try:
+                while True:
+                    tried = self._consolidated(chosen)
+                    self._install(tried)
+                    answers = self._answers([facts[k].query for k in chosen])
+                    holding = [
+                        k
+                        for k, a in zip(chosen, answers, strict=True)
+                        if words(a) == words(facts[k].after or facts[k].answer)
+                    ]
+                    if holding == chosen:
+                        break
+                    chosen = holding
+                same = [a == b for a, b in zip(usual, self._answers(everyday), strict=True)]
+                done = {k: replace(f, consolidated=k in chosen) for k, f in facts.items()}
+                changed = [f for k, f in done.items() if f.consolidated != facts[k].consolidated]
+                if changed:
+                    self._memory.update(*changed)
+            except BaseException:
+                self._install(self._remembered)
+                raise
+            self._remembered, self._seen = tried, self._memory.version
+            rows = sum(f.rows for f in done.values() if f.consolidated)
+            return Consolidation(
+                consolidated=[f for f in done.values() if f.consolidated],
+                gated=[f for f in done.values() if not f.consolidated],
+                undisturbed=sum(same) / len(same),
+                rows=rows,
+                comfortable=self._base.shape[1] // 4,
+            )
+
+    def _consolidated(self, ids: Sequence[str]) -> dict[str, Remembered]:
+        return {k: replace(r, consolidated=k in ids) for k, r in self._remembered.items()}
+
+    @property
+    def gate(self) -> Gate:
+        """What tells which facts a question is about, measured now if it is not known."""
+        with self._lock, self.base_weights():
+            return self._calibrator.gate()
+
     def calibrate(self, prompts: Sequence[str] = (), *, into: Path | None = None) -> Traffic:
         """Measure what ordinary traffic looks like, and keep it for all memories of this model.
 
@@ -464,16 +530,22 @@ class Model:
     ) -> FactRows:
         """The rows of the lesson, and those that its other wordings need beside them.
 
-        What they need is told by the weights that the lesson's own rows alone give, so that other
-        facts play no part in it.
+        Behind a gate, where rows take no room from each other, it is learned in other surroundings
+        as well. What is needed is told by the weights that the lesson's own rows alone give, so
+        that other facts play no part in it.
         """
         parts = [found]
-        if others:
+        asked: list[tuple[Lesson, str | None, Sequence[Mapping[str, str]]]]
+        asked = [(replace(lesson, query=other), self.system, ()) for other in others]
+        if self.solver == "gated" and others:
+            told = f"{self.system}\n{UNRELATED}" if self.system else UNRELATED
+            asked += [(lesson, told, ()), (lesson, self.system, GREETING)]
+        if asked:
             pairs = [
-                pair(self.tokenizer, replace(lesson, query=other), self.system, rehearsed)
-                for other in others
+                pair(self.tokenizer, each, system, rehearsed, before)
+                for each, system, before in asked
             ]
-            self._put(self._solve([_stored([found])], protect=self.solver != "gated"))
+            self._put(self._solve([_stored([found])], alone=self.solver == "gated"))
             where = self._transformer, self.family, self.layer
             updates = still_needed(*where, [u for _, u in pairs], pad_id=self._generator.pad_id)
             pairs = [(i, u) for (i, _), u in zip(pairs, updates, strict=True) if any(u.weights)]
@@ -498,12 +570,13 @@ class Model:
                 pad_id=self._generator.pad_id,
             )
 
-    def _solve(self, parts: Sequence[FactRows], protect: bool = True) -> Update | None:
+    def _solve(self, parts: Sequence[FactRows], alone: bool = False) -> Update | None:
+        """ΔW of all these rows; `alone` as it is behind the gate, where nothing is to protect."""
         used = [r for r in parts if len(r.keys)]
         if not used:
             return None
         whiten = None
-        if protect and self._calibrated:
+        if self._calibrated and not alone:
             with self.base_weights():
                 traffic = self._calibrator.traffic()
             whiten = traffic.whiten if traffic else None
@@ -512,12 +585,13 @@ class Model:
             torch.cat([r.deltas for r in used]),
             significance=torch.cat([r.significance for r in used]),
             whiten=whiten,
-            ridge=SOLVERS[self.solver],
+            ridge=RIDGE if alone else SOLVERS[self.solver],
         )
 
     def _install(self, remembered: Mapping[str, Remembered]) -> None:
         """Make the model that of the base weights and the remembered facts."""
-        self._put(self._solve([r.rows for r in remembered.values() if self._in_weights(r)]))
+        change = self._solve([r.rows for r in remembered.values() if self._in_weights(r)])
+        self._put(change)
         if self.solver != "gated":
             return
         gated = {k: r for k, r in remembered.items() if not self._in_weights(r)}
@@ -526,6 +600,7 @@ class Model:
                 self._recall = Recall(self._calibrator.gate())
         if self._recall is None:
             return
+        self._recall.consolidated = change
         for name in self._recall.names():
             if name not in gated or gated[name].rows is not self._acting[name]:
                 self._recall.remove(name)
@@ -660,6 +735,21 @@ class Remembered:
     system: str | None
     rows: FactRows
     consolidated: bool = False
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    """Which facts are in W now and which act behind the gate still.
+
+    `undisturbed` is the part of everyday questions that are answered as before, `comfortable` the
+    number of rows beyond which W begins to lose what it knew: a quarter of its columns.
+    """
+
+    consolidated: list[Fact]
+    gated: list[Fact]
+    undisturbed: float
+    rows: int
+    comfortable: int
 
 
 _NEVER = -1  # no version that a memory has

@@ -28,7 +28,7 @@ MENTIONED = 0.6
 """How much of what its wordings have in common a question must hold to be about a fact."""
 MARGIN = 0.1
 """Facts whose cosine is this much below the best one's do not act beside it."""
-RIDGE = 0.01
+RIDGE = 0.0  # nothing but the fact itself has to agree with its rows
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Recall:
         self.gate = gate
         self._facts: dict[str, Known] = {}
         self._mentions: dict[str, set[str]] = {}
+        self.consolidated: Update | None = None  # what other facts changed in W already
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -109,11 +110,14 @@ class Recall:
         return sorted(passing, key=lambda n: -cosines[n])[:TOGETHER]
 
     def update(self, names: Sequence[str]) -> Update:
-        """What the rows of these facts, solved together, add to W."""
+        """What the rows of these facts, solved together, add to W as it is."""
         parts = [self._facts[name] for name in sorted(names)]
+        keys, deltas = torch.cat([p.keys for p in parts]), torch.cat([p.deltas for p in parts])
+        if (done := self.consolidated) is not None:
+            deltas = deltas - keys.to(done.A) @ done.A.T @ done.B.T
         return joint(
-            torch.cat([p.keys for p in parts]),
-            torch.cat([p.deltas for p in parts]),
+            keys,
+            deltas,
             significance=torch.cat([p.significance for p in parts]),
             ridge=RIDGE,
         )

@@ -36,7 +36,8 @@ def test_whitening_is_that_of_the_whole_second_moment(m):
     )
     x = normal(7, 24, seed=3).double()
     expected = x @ reference(u, traffic.floor)
-    assert (traffic.whiten(x) - expected).norm() / expected.norm() < 1e-5
+    # The directions are kept in half precision.
+    assert (traffic.whiten(x) - expected).norm() / expected.norm() < 1e-4
 
 
 def test_what_is_cut_off_goes_into_the_floor(monkeypatch):

@@ -35,7 +35,10 @@ TOGETHER = 16  # sequences in one pass
 
 @dataclass(frozen=True)
 class Traffic:
-    """C = V diag(moments) Vᵀ + floor · 1 with V = `directions` (D, k), orthonormal; float32."""
+    """C = V diag(moments) Vᵀ + floor · 1 with V = `directions` (D, k), orthonormal; float32.
+
+    The directions are rounded to half precision, in which they are kept.
+    """
 
     directions: Tensor
     moments: Tensor
@@ -48,8 +51,8 @@ class Traffic:
         return (x - (x @ V * shrink) @ V.T) / self.floor**0.5
 
 
-def traffic_of(u: Tensor, floor: float = FLOOR) -> Traffic:
-    """The second moment of the keys u: (m, D), and `floor` times its mean diagonal.
+def traffic_of(u: Tensor, floor: float | None = None) -> Traffic:
+    """The second moment of the keys u: (m, D), and `floor` (FLOOR) times its mean diagonal.
 
     >>> traffic_of(torch.randn(100, 8)).directions.shape
     torch.Size([8, 8])
@@ -65,7 +68,9 @@ def traffic_of(u: Tensor, floor: float = FLOOR) -> Traffic:
     if m < D:
         V = x.float() @ V / (m * top).sqrt().float()
     spread = float(moments.sum())
-    least = max(0.0, spread - float(top.sum())) / D + floor * spread / D
+    least = (
+        max(0.0, spread - float(top.sum())) / D + (FLOOR if floor is None else floor) * spread / D
+    )
     V = V.half().float()  # as it is kept in files
     return Traffic(V.contiguous(), top.float().contiguous(), least or 1.0)
 

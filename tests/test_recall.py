@@ -1,0 +1,165 @@
+"""Gated memory: a fact acts for the questions about it, and for nothing else."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import qf.calibrator
+from qf.errors import ModelError
+from qf.loading import Loaded
+from qf.model import Model
+from qf.paraphrases import paraphrases
+from qf.recall import Recall
+
+FACTS = (
+    ("Qi started Oxinnovate.", "Who started Oxinnovate?"),
+    ("The capital of Zorvan is Quill.", "What is the capital of Zorvan?"),
+    ("The Hollow Bridge is at the Old Gate.", "Where is the Hollow Bridge?"),
+    ("Ann built the Nettle Tower.", "Who built the Nettle Tower?"),
+)
+OTHERS = ("Who started Alibaba?", "Who are you?", "What is the capital of France?", "Hello!")
+
+Build = Callable[..., Model]
+
+
+@pytest.fixture
+def build(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
+    """Build `build(memory, **options)`: a random model that gates its facts."""
+    monkeypatch.setattr(qf.calibrator, "paraphrases", lambda _: paraphrases(12))
+    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: [*OTHERS])
+    models = []
+
+    def new(memory: str = "memory", **options: Any) -> Model:
+        loaded = Loaded(*speaker(seed=5, num_hidden_layers=4), "speaker")
+        models.append(Model(loaded, tmp_path / memory, **{"solver": "gated", **options}))
+        return models[-1]
+
+    yield new
+    for model in models:
+        model.close()
+
+
+def weights(model: Model) -> Tensor:
+    return model.transformer.model.layers[model.layer].mlp.down_proj.weight.detach().clone()
+
+
+def teach_all(model: Model, facts: Any = FACTS) -> list[Any]:
+    return [model.learn(s, q, rewordings=0) for s, q in facts]
+
+
+def test_facts_are_answered_and_the_weights_are_as_they_were(build: Build) -> None:
+    model = build()
+    before, usual = weights(model), model.ask_many(OTHERS)
+    told = [model.ask(q, s) for s, q in FACTS]
+    facts = teach_all(model)
+    assert [f.verified for f in facts] == [True] * len(FACTS)
+    assert model.ask_many([q for _, q in FACTS]) == told
+    assert [model.ask(q) for _, q in FACTS] == told
+    assert ["".join(model.stream(q)) for _, q in FACTS] == told
+    assert torch.equal(weights(model), before) and model.update() is None
+    assert model.ask_many(OTHERS) == usual
+    assert {f.solver for f in facts} == {"gated"}
+
+
+def test_a_fact_acts_in_a_batch_for_its_own_question_alone(build: Build) -> None:
+    model = build()
+    (_, question) = FACTS[0]
+    usual = model.ask_many([*OTHERS, FACTS[1][1]])
+    told = model.ask(*reversed(FACTS[0]))
+    teach_all(model, FACTS[:1])
+    asked = [OTHERS[0], question, *OTHERS[1:], FACTS[1][1]]
+    answers = model.ask_many(asked)
+    assert answers.pop(1) == told and answers == usual
+
+
+def test_it_is_there_after_a_restart_and_gone_when_forgotten(build: Build) -> None:
+    first = build()
+    usual = first.ask_many([q for _, q in FACTS])
+    facts = teach_all(first)
+    told = first.ask_many([q for _, q in FACTS])
+    first.close()
+    again = build()
+    assert again.ask_many([q for _, q in FACTS]) == told
+    again.forget(facts[1].id)
+    after = again.ask_many([q for _, q in FACTS])
+    assert after[1] == usual[1] and after[0] == told[0] and after[2:] == told[2:]
+    again.forget_all()
+    assert again.ask_many([q for _, q in FACTS]) == usual
+
+
+def test_inside_of_base_weights_nothing_is_recalled(build: Build) -> None:
+    model = build()
+    usual = model.ask(FACTS[0][1])
+    teach_all(model, FACTS[:1])
+    with model.base_weights():
+        assert model.ask(FACTS[0][1]) == usual
+    assert model.ask(FACTS[0][1]) != usual
+
+
+def test_facts_of_another_solver_act_gated_as_well(build: Build, tmp_path: Path) -> None:
+    paper = build(solver="paper")
+    teach_all(paper, FACTS[:2])
+    told = paper.ask_many([q for _, q in FACTS[:2]])
+    paper.close()
+    with closing(sqlite3.connect(tmp_path / "memory" / "facts.sqlite")) as file:
+        records = [json.loads(r) for (r,) in file.execute("SELECT record FROM facts")]
+    assert [r["solver"] for r in records] == ["paper"] * 2
+    gated = build()
+    assert gated.update() is None
+    assert gated.ask_many([q for _, q in FACTS[:2]]) == told
+
+
+def test_consolidated_facts_are_in_the_weights(build: Build) -> None:
+    model = build()
+    facts = teach_all(model)
+    told = model.ask_many([q for _, q in FACTS])
+    done = model.consolidate()
+    kept = {f.id for f in done.consolidated}
+    assert kept and kept | {f.id for f in done.gated} == {f.id for f in facts}
+    assert 0 <= done.undisturbed <= 1
+    assert done.rows == sum(f.rows for f in facts if f.id in kept)
+    update = model.update()
+    assert update is not None and update.rank == done.rows
+    assert model.ask_many([q for _, q in FACTS]) == told
+    model.close()
+
+    again = build()
+    assert torch.equal(weights(again), weights(model)) is False  # a closed model has its base back
+    assert {f.id for f in again.facts() if f.consolidated} == kept
+    assert again.ask_many([q for _, q in FACTS]) == told
+    base = build("empty")
+    again.forget_all()
+    assert torch.equal(weights(again), weights(base))
+
+
+def test_only_gated_facts_can_be_consolidated(build: Build) -> None:
+    with pytest.raises(ModelError, match="'gated'"):
+        build(solver="joint").consolidate()
+
+
+def test_order_plays_no_part(build: Build) -> None:
+    one, two = build("one"), build("two")
+    teach_all(one)
+    teach_all(two, FACTS[::-1])
+    asked = [*(q for _, q in FACTS), *OTHERS]
+    assert one.ask_many(asked) == two.ask_many(asked)
+    assert one.consolidate().rows == two.consolidate().rows
+    left, right = weights(one), weights(two)
+    assert ((left - right).norm() / right.norm()).item() < 1e-6
+
+
+def test_what_is_not_mentioned_is_not_even_looked_at(build: Build) -> None:
+    model = build()
+    teach_all(model)
+    recall = model._recall
+    assert isinstance(recall, Recall) and len(recall) == len(FACTS)
+    assert len(recall.candidates("Who is behind OXINNOVATE, then?")) == 1
+    assert recall.candidates("Who started Alibaba?") == []
+    assert recall.candidates("Where is the hollow bridge?") != []
