@@ -18,6 +18,8 @@ Cue = dict[str, float]
 """Words (in lower case) and their weights, which add up to 1."""
 
 
+NAMES = 3
+"""So many times a word counts that is written like a name."""
 COMMON = 0.03
 """Words with less than this part of a cue's weight are left out of it."""
 
@@ -32,15 +34,27 @@ def words(text: str) -> list[str]:
 
 
 def cue_of(wordings: Sequence[str]) -> Cue:
-    """What is common to the wordings of one question, the rarer a word the heavier.
+    """What is common to the wordings of one question; names and rare words weigh most.
 
     >>> cue_of(["Who started Oxinnovate?", "Who is the founder of Oxinnovate?"])
     {'oxinnovate': 1.0}
     """
     common = set(words(wordings[0])).intersection(*(words(w) for w in wordings[1:]))
-    weights = {w: rarity(w) for w in words(wordings[0]) if w in common or not common}
+    named = {name for wording in wordings for name in _names(wording)}
+    weights = {
+        w: rarity(w) * (NAMES if w in named else 1)
+        for w in words(wordings[0])
+        if w in common or not common
+    }
     total = sum(weights.values())
     return {w: weight / total for w, weight in weights.items() if weight > COMMON * total}
+
+
+def _names(text: str) -> set[str]:
+    """Words that are written like names: with a capital within the text, or with digits."""
+    written = re.findall(r"\w+", text)
+    capitals = {w for w in written[1:] if w[0].isupper()}
+    return {w.casefold() for w in capitals | {w for w in written if any(map(str.isdigit, w))}}
 
 
 def mentioned(cue: Cue, said: Iterable[str]) -> float:
