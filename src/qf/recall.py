@@ -127,7 +127,7 @@ class Recall:
         self, model: Any, family: Family, layer: int, asked: Sequence[Asked], longest: int
     ) -> Iterator[None]:
         """Let the facts act on the batch of prompts, padded on the left to `longest`, inside."""
-        changes: list[Update | None] = [None] * len(asked)
+        acting: list[tuple[Tensor, Tensor]] = []  # A: (batch, n, D) and B: (batch, N, n), if any
         seen = False
 
         def on_the_way_up(_: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -135,21 +135,20 @@ class Recall:
             if seen:
                 return
             seen, u = True, inputs[0]
+            changes: list[Update | None] = []
             for row, a in enumerate(asked):
                 shift = longest - len(a.ids)
                 mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
-                ids = self.chosen(a.query, mean)
-                if ids:
-                    changes[row] = _on(self.update(ids), u)
+                names = self.chosen(a.query, mean)
+                changes.append(self.update(names) if names else None)
+            if any(changes):
+                acting.append(_stacked(changes, u.device))
 
         def at_the_layer(_: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
-            if not any(changes):
+            if not acting:
                 return None
-            u, out = inputs[0], y.clone()
-            for row, change in enumerate(changes):
-                if change is not None:
-                    out[row] += ((u[row].float() @ change.A.T) @ change.B.T).to(out.dtype)
-            return out
+            A, B = acting[0]
+            return y + (inputs[0].float() @ A.mT @ B.mT).to(y.dtype)
 
         below = family.projection(family.layer(model, self.gate.layer))
         taught = family.projection(family.layer(model, layer))
@@ -164,5 +163,14 @@ class Recall:
                 hook.remove()
 
 
-def _on(update: Update, like: Tensor) -> Update:
-    return Update(update.B.to(like.device, torch.float32), update.A.to(like.device, torch.float32))
+def _stacked(changes: Sequence[Update | None], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The factors of all changes, with zeros where there is none or one has fewer rows."""
+    some = [c for c in changes if c is not None]
+    rank = max(c.rank for c in some)
+    A = torch.zeros(len(changes), rank, some[0].A.shape[1])
+    B = torch.zeros(len(changes), some[0].B.shape[0], rank)
+    for row, change in enumerate(changes):
+        if change is not None:
+            A[row, : change.rank] = change.A
+            B[row, :, : change.rank] = change.B
+    return A.to(device), B.to(device)

@@ -142,11 +142,15 @@ class Taught:
 
 
 def made_up_facts(count: int, seed: int) -> list[Taught]:
-    """Facts of the generator, each with two other wordings."""
+    """Facts of the generator about different subjects, each with two other wordings."""
     rng = random.Random(f"taught/{seed}")
-    facts = []
-    for _ in range(count):
+    facts: list[Taught] = []
+    subjects: set[str] = set()
+    while len(facts) < count:
         fact = any_fact(rng)
+        if fact.x in subjects:
+            continue
+        subjects.add(fact.x)
         question, other = rng.sample(fact.questions(), 2)
         statement = rng.choice(fact.statements())
         facts.append(Taught(statement, question, fact.answer(), (other, ask(rng, fact))))
@@ -217,6 +221,14 @@ def measure_teaching(
     }
 
 
+EARLIER = (
+    {"role": "user", "content": "Who painted the Mona Lisa?"},
+    {"role": "assistant", "content": "The Mona Lisa was painted by Leonardo da Vinci."},
+)
+ELSEWHERE = "The password of the red server is Kolibri7."
+"""Surroundings in which facts are asked for that were taught without them."""
+
+
 def measure_together(
     loaded: Loaded,
     facts: Sequence[Taught],
@@ -238,11 +250,15 @@ def measure_together(
             loaded, Path(scratch) / "memory", layer=layer, solver=solver, calibrate=calibrate
         )
         was = model.ask_many(queries)
-        for fact in facts:
-            model.learn(
-                fact.statement, fact.question, fact.answer, rewordings=rewordings, verify=False
-            )
-        same = model.ask_many([f.question for f in facts])
+        wordings = model.rewordings(
+            [f.statement for f in facts], [f.question for f in facts], rewordings
+        )
+        for fact, others in zip(facts, wordings, strict=True):
+            model.learn(fact.statement, fact.question, fact.answer, rewordings=others, verify=False)
+        questions = [f.question for f in facts]
+        same = model.ask_many(questions)
+        in_conversation = model.ask_many(questions, earlier=EARLIER)
+        elsewhere = model.ask_many(questions, [ELSEWHERE] * len(facts))
         other = [
             (q, a, (f.answer,))
             for f in facts
@@ -255,11 +271,15 @@ def measure_together(
         for question, first, second in zip(beside, was, now, strict=True)
         if first in question.expected
     ]
+
+    def right(answers: Sequence[str]) -> Result:
+        return _result([(f.question, a, (f.answer,)) for f, a in zip(facts, answers, strict=True)])
+
     return {
-        "same words": _result(
-            [(f.question, a, (f.answer,)) for f, a in zip(facts, same, strict=True)]
-        ),
+        "same words": right(same),
         "other words": _result(other),
+        "in a conversation": right(in_conversation),
+        "under another prompt": right(elsewhere),
         "known before, still right": _result([k for k in kept if k[2] != (UNKNOWN,)]),
         "strangers, still unknown": _result([k for k in kept if k[2] == (UNKNOWN,)]),
     }
