@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from qf.errors import LessonError
-from qf.study import Ask, reword, rewordings, write_question
+from qf.study import Ask, reword, rewordings, sentences, write_question
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 TOLD = "Qi started Oxinnovate."
@@ -63,3 +63,24 @@ def test_a_question_is_written_or_the_remedy_told() -> None:
 
 def test_other_words_come_without_space_around_them() -> None:
     assert reword(lambda q, _: [" Who founded it? "], WHO) == "Who founded it?"
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        (
+            "Qi started Oxinnovate. It is in Beijing.",
+            ["Qi started Oxinnovate.", "It is in Beijing."],
+        ),
+        ("Dr. Ada Quist met J. Orr in St. Gallen.", ["Dr. Ada Quist met J. Orr in St. Gallen."]),
+        ("The rod is 2.5 m long. Bo is 7", ["The rod is 2.5 m long.", "Bo is 7."]),
+        ("- one fact\n- another fact\n\n# a title", ["one fact.", "another fact.", "a title."]),
+        ("Who? Is it so? Bo plays chess!", ["Bo plays chess!"]),
+        ('He said "no." Then he left.', ['He said "no."', "Then he left."]),
+        ("Bo is 7. Bo is 7.", ["Bo is 7."]),
+        ("", []),
+        ("...\n--\n?", []),
+    ],
+)
+def test_a_text_is_cut_into_statements(text: str, stated: list[str]) -> None:
+    assert sentences(text) == stated

@@ -591,6 +591,78 @@ def forget(
         _say(f"Forgot {fact.id}: {fact.instruction}")
 
 
+@app.command(epilog=_example("qf study notes.txt", 'qf study "Ada Quist leads Orvane. Bo is 7."'))
+def study(
+    text: Annotated[
+        str,
+        typer.Argument(metavar="TEXT|FILE", help="Statements, or a text file.", callback=_text),
+    ],
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    solver: SolverName = None,
+    calibrate: Calibrated = True,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Learn what a text states, sentence by sentence; only what verifies is kept."""
+    told = _text_or_file(text)
+    choice = Choice(
+        model,
+        memory,
+        layer,
+        solver,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        calibrate,
+    )
+    with opened(choice) as learner, err.status("Studying ..."):
+        show = (lambda _: None) if as_json else _show_studied
+        done = learner.study(told, on_statement=show)
+    learned = [s for s in done if s.fact]
+    if as_json:
+        _print_json(
+            [
+                {"statement": s.statement, "query": s.query, "why": s.why}
+                | {"fact": s.fact.as_dict() if s.fact else None}
+                for s in done
+            ]
+        )
+    else:
+        _say(f"Learned {len(learned)} of {len(done)} statements.")
+    if len(learned) < len(done):
+        raise typer.Exit(1)
+
+
+def _show_studied(studied: Any) -> None:
+    mark = ("✓", "green") if studied.fact else ("✗", "red")
+    out.print(Text.assemble(mark, f" {studied.statement}"), soft_wrap=True)
+    said = f"{studied.fact.query}  {studied.fact.after}" if studied.fact else studied.why
+    out.print(Text(f"    {said}", "dim"), soft_wrap=True)
+
+
+def _text_or_file(text: str) -> str:
+    """The text itself, or what the file of that name holds."""
+    path = Path(text)
+    try:
+        if len(text) < 1000 and path.is_file():
+            return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise QFError(f"The file {text} is not UTF-8 text: name a text file.") from None
+    except OSError as error:
+        raise QFError(f"The file {text} cannot be read ({error.strerror}).") from None
+    if " " not in text.strip():
+        raise QFError(f"{text!r} is neither a file nor a statement: give one of them.")
+    return text
+
+
 @app.command(epilog=_example("qf consolidate"))
 def consolidate(
     model: ModelName = None,
@@ -736,6 +808,115 @@ def _show_layer(score: Any) -> None:
         f"{score.layer:>5}  {score.same:>10.0%}  {score.other:>11.0%}  {score.kept:>10.0%}  "
         f"[cyan]{bar(score.score, 20)}[/] {score.score:.2f}"
     )
+
+
+@app.command(
+    "eval",
+    epilog=_example(
+        "qf eval generated --facts 100 --method none,prompt,joint,gated",
+        "qf eval counterfact.json --facts 1000 --out counterfact.jsonl",
+    ),
+)
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A file of CounterFact, zsRE or QAEdit, or the word 'generated': made-up facts.",
+            callback=_text,
+        ),
+    ],
+    facts: Annotated[int, typer.Option("--facts", help="How many facts to teach.")] = 100,
+    method: Annotated[
+        str, typer.Option("--method", help="Some of these, with commas between them.")
+    ] = "none,prompt,paper,joint,gated",
+    seed: Annotated[
+        int, typer.Option("--seed", help="Which made-up facts; of a file, the first are taken.")
+    ] = 1,
+    immediate: Annotated[
+        bool,
+        typer.Option("--immediate", help="Measure efficacy right after each fact; takes longer."),
+    ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option("--out", help="Keep what is done in this file, and go on from it."),
+    ] = None,
+    model: ModelName = None,
+    layer: Annotated[
+        int | None,
+        _shared(
+            "--layer", envvar="QF_LAYER", help="Decoder layer to teach; default: the paper's depth."
+        ),
+    ] = None,
+    calibrate: Calibrated = True,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how well facts are learned: by several methods, the same facts, in percent.
+
+    Works on a memory of its own; what you taught is left alone.
+    """
+    with err.status("Reading the data ...") as status:
+        _quiet()
+        from qf.evaluate import run
+        from qf.loading import load_pair
+
+        methods = run.methods_of(method)
+        journal = run.Journal(save) if save else None
+        material = run.prepare(data, facts, seed)
+        status.update("Loading the model ...")
+        loaded = load_pair(
+            model,
+            template=template,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+        settings = run.Settings(layer, system, calibrate, immediate)
+        report = run.evaluate(loaded, material, methods, settings, journal, status.update)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        _show_report(report)
+
+
+def _show_report(report: Any) -> None:
+    titles = {
+        "efficacy": "right after",
+        "retained": "same words",
+        "paraphrase": "other words",
+        "locality": "unchanged",
+        "kept": "kept right",
+        "score": "score",
+        "seconds_per_fact": "s per fact",
+        "peak_memory_mb": "MB more",
+    }
+    if not report.immediate:
+        del titles["efficacy"]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("method")
+    for title in titles.values():
+        table.add_column(title, justify="right")
+    for method, figures in report.methods.items():
+        table.add_row(method, *(_figure(name, figures[name]) for name in titles))
+    _say_table(table)
+    _say()
+    _say(f"{report.facts} facts of {report.data}, {report.model} model; percent.", "dim")
+    for reason, count in report.skipped.items():
+        _say(f"Left out: {count} ({reason}).", "yellow")
+    for method, figures in report.methods.items():
+        if figures["not_learned"]:
+            _say(f"Not learned by {method}: {figures['not_learned']}.", "yellow")
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if name == "seconds_per_fact" else f"{value:.1f}"
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.solve import Update, joint
 from qf.recall import RIDGE, Asked, Recall
-from qf.study import reword, rewordings, write_question
+from qf.study import reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
 """Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently,
@@ -283,6 +283,31 @@ class Model:
             self._remembered = {**kept, fact.id: taught}
             self._seen = self._memory.version
             return fact
+
+    def study(
+        self, text: str, *, on_statement: Callable[[Studied], None] = lambda _: None
+    ) -> list[Studied]:
+        """Learn what a text states, sentence by sentence; the model writes questions and answers.
+
+        A sentence whose fact does not verify, or of which the model can make no question, is left
+        out, with the reason. `on_statement` is told of each as it is done.
+
+        Raises LessonError: a text that states nothing. MemoryFault as `learn` does.
+        """
+        stated = sentences(text)
+        if not stated:
+            raise LessonError("The text states nothing: give whole sentences, one fact in each.")
+        done = []
+        for statement in stated:
+            try:
+                fact = self.learn(statement, rollback=True)
+                why = "" if fact.verified else f"it would answer: {fact.after}"
+                studied = Studied(statement, fact if fact.verified else None, fact.query, why)
+            except LessonError as error:
+                studied = Studied(statement, None, "", str(error))
+            on_statement(studied)
+            done.append(studied)
+        return done
 
     def facts(self) -> list[Fact]:
         """All remembered facts, in the order of teaching."""
@@ -735,6 +760,16 @@ class Remembered:
     system: str | None
     rows: FactRows
     consolidated: bool = False
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A statement of a text, the fact that was learned of it, if one was, and else why not."""
+
+    statement: str
+    fact: Fact | None
+    query: str
+    why: str
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Knows a way to ask (`Ask`), no weights and no memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from qf.cues import words
@@ -27,6 +28,29 @@ def write_question(ask: Ask, statement: str) -> str:
             f" {question[:80]!r}): give one with --query."
         )
     return question
+
+
+def sentences(text: str) -> list[str]:
+    """The statements of a text: its sentences, each line by itself; questions are left out.
+
+    >>> sentences("Dr. Ada Quist met J. Orr. Who? It is 2.5 m long")
+    ['Dr. Ada Quist met J. Orr.', 'It is 2.5 m long.']
+    """
+    found = []
+    for line in text.splitlines():
+        for part in _END.split(line.strip().lstrip("-*•# \t")):
+            part = " ".join(part.split())
+            end = part.rstrip("\"')]")[-1:]
+            if len(words(part)) > 1 and end != "?":
+                found.append(part if end in (".", "!") else f"{part}.")
+    return list(dict.fromkeys(found))
+
+
+# The end of a sentence is no abbreviation and no initial: "Dr. Quist", "J. Orr", "e.g. tea".
+_END = re.compile(
+    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))(?<!\b[A-Z]\.)(?<!\b(?:Dr|Mr|Ms|St)\.)(?<!\bMrs\.)"
+    r"(?<!\be\.g\.)(?<!\bi\.e\.)\s+(?=[A-Z0-9\"'(\[-])"
+)
 
 
 def reword(ask: Ask, question: str) -> str:
