@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import qf.calibrator
 import qf.cli
 import qf.model
 from qf.memory import Memory
+from qf.paraphrases import paraphrases
 
 STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
-COMMANDS = ("demo", "learn", "ask", "chat", "facts", "forget", "layers", "calibrate")
+COMMANDS = ("demo", "learn", "ask", "chat", "facts", "forget", "layers", "calibrate", "eval")
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
 
@@ -66,7 +68,8 @@ def run(
         return int(ended.value.code or 0), printed, said
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(qf.model, "everyday", lambda _: EVERYDAY)
+    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: EVERYDAY)
+    monkeypatch.setattr(qf.calibrator, "paraphrases", lambda _: paraphrases(6))
     return command
 
 
@@ -577,3 +580,83 @@ def test_prompts_that_cannot_be_used(run: Run, content: bytes | None, why: str) 
         Path("own.txt").write_bytes(content)
     code, printed, said = run("calibrate", "own.txt")
     assert (code, printed) == (2, "") and "own.txt" in said and why in said
+
+
+# Evaluation
+
+
+@pytest.fixture
+def zsre(run: Run) -> str:
+    """A file of three facts, one of which contradicts another."""
+    records = [
+        {"subject": s, "src": q, "rephrase": f"Tell me: {q}", "alt": a, "answers": ["Nobody"]}
+        | {"loc": f"nq question: who is {a}", "loc_ans": "Somebody"}
+        for s, q, a in (
+            ("Oxinnovate", QUESTION, "Qi"),
+            ("Oxinnovate", QUESTION, "Ann"),
+            ("Zet", "Where is Zet?", "Paris"),
+        )
+    ]
+    Path("zsre.json").write_text(json.dumps(records))
+    return "zsre.json"
+
+
+FIGURES = ("efficacy", "retained", "paraphrase", "locality", "kept", "score")
+
+
+def test_eval_tells_of_each_method_and_goes_on(
+    run: Run, document: Callable[..., Any], zsre: str, speaking: Path, taught: Path
+) -> None:
+    before = content(taught)
+    words = ("eval", zsre, "--facts", "2", "--out", "out.jsonl", "--layer", "3", "--method")
+    found = document(*words, "none,paper")
+    assert list(found["methods"]) == ["none", "paper"]
+    assert (found["model"], found["data"], found["facts"]) == (str(speaking), zsre, 2)
+    assert found["skipped"] == {"contradicts an earlier record": 1}
+    for figures in found["methods"].values():
+        assert {*figures} == {*FIGURES, "seconds_per_fact", "peak_memory_mb", "not_learned"}
+        assert all(figures[f] is None or 0 <= figures[f] <= 100 for f in FIGURES)
+    assert found["methods"]["none"]["locality"] == 100.0
+    assert found["methods"]["paper"]["seconds_per_fact"] > 0
+
+    assert document(*words, "none,paper") == found  # to the last digit of its seconds
+    code, printed, said = run(*words, "paper,none")
+    head, paper, none, _, *below = printed.splitlines()
+    assert (code, said) == (0, "") and head.startswith("method ") and "same words" in head
+    assert paper.startswith("paper ") and none.startswith("none ") and " 100.0 " in none
+    assert below[0] == f"2 facts of {zsre}, {speaking} model; percent."
+    assert below[1] == "Left out: 1 (contradicts an earlier record)."
+    assert_refused(run(*words, "none", "--seed", "2"), "out.jsonl", "seed 1, not 2", "--out")
+    assert content(taught) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("zsre.json", "--facts", "2", "--method", "none,best"), ("'best'", "gated")),
+        (("zsre.json", "--facts", "9"), ("2 usable records, not 9", "contradicts")),
+        (("zsre.json", "--facts", "0"), ("0 facts",)),
+        (("nothing.json",), ("no file nothing.json", "CounterFact")),
+        (("zsre.json", "--facts", "2", "--out", "nowhere/out"), ("nowhere/out", "--out")),
+        (("generated", "--facts", "2", "--out", "zsre.json"), ("zsre.json", "--out")),
+        (("generated", "--facts", "-1"), ("-1 facts",)),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_before_the_model_is_loaded(
+    run: Run,
+    zsre: str,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    expected: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("qf.loading.load_pair", lambda *_, **__: pytest.fail("it was loaded"))
+    before = Path(zsre).read_bytes()
+    assert_refused(run("eval", *words), *expected)
+    assert Path(zsre).read_bytes() == before
+
+
+@pytest.mark.slow
+def test_eval_of_the_embedded_model(document: Callable[..., Any]) -> None:
+    found = document("eval", "generated", "--facts", "5", "-m", "embedded")["methods"]
+    assert found["none"]["retained"] < 50 < found["prompt"]["retained"]
+    assert found["gated"]["retained"] > found["none"]["retained"]

@@ -1,0 +1,192 @@
+"""What ROME and MEMIT share: where a fact is stored, by which key, and what to store there.
+
+    place  the subject's last token, or the query's where the subject is not known
+    k      (D,)    key: the input u of W at the place, a mean over contexts     ROME Eq. 3
+    δ      (N,)    added to the layer's output at the place, makes the answer   ROME Eq. 4
+    C      (D, D)  second moment of keys in ordinary text
+
+The papers put random text in front of a prompt so that key and target hold in any context. To a
+chat model an earlier turn of the conversation does the same. Where they take C from Wikipedia,
+here it comes from everyday questions with the model's own answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from benchmarks.baselines import Baseline, Taught
+from benchmarks.baselines.descent import STOP, frozen, losses, output_of, states
+from qf.lesson import AlignedTokens, Message, align, messages, prompt_with_span
+from qf.loading import Loaded
+from qf.method.calibrate import everyday
+from qf.method.passes import record
+
+ANSWER = 24  # tokens of ordinary answers
+TOGETHER = 16  # sequences in one forward pass
+FLOOR = 1e-2  # added to C's diagonal, as a part of its mean: few texts leave directions unseen
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A fact's query in one context, with its answer, and where its subject ends."""
+
+    tokens: AlignedTokens
+    place: int
+
+
+class Editor(Baseline):
+    """Knows a model's ordinary traffic, and finds keys and targets of facts."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        layer: int,
+        *,
+        questions: Sequence[str] | None = None,
+        contexts: int = 4,
+        steps: int = 25,
+        rate: float = 0.1,
+        decay: float = 1e-3,
+        drift: float = 0.0625,
+        **options: Any,
+    ) -> None:
+        """Take ordinary `questions` (None: the built-in ones) and how targets are found.
+
+        Adam takes up to `steps` steps of `rate` times the size of the layer's outputs; `decay`
+        draws δ to zero and `drift` weighs what else the model says of the subject.
+        """
+        super().__init__(loaded, layer, **options)
+        self.questions = everyday() if questions is None else list(questions)
+        self.contexts, self.steps, self.rate = contexts, steps, rate
+        self.decay, self.drift = decay, drift
+        self._ordinary: list[tuple[str, str]] = []
+        self._moments: dict[int, Tensor] = {}
+
+    def prepare(self, layers: Sequence[int]) -> None:
+        """Measure C in these layers, once and with the weights as they are."""
+        if not self._ordinary:
+            room, self.max_tokens = self.max_tokens, ANSWER
+            answers = self.ask_many(self.questions)
+            self.max_tokens = room
+            self._ordinary = [(q, a) for q, a in zip(self.questions, answers, strict=True) if a]
+        for layer in layers:
+            if layer not in self._moments:
+                self._moments[layer] = self._second_moment(layer)
+
+    def moment(self, layer: int) -> Tensor:
+        """C of a layer: (D, D), float64."""
+        return self._moments[layer]
+
+    def situations(self, fact: Taught) -> list[Situation]:
+        """The fact's query alone, then after each of some ordinary turns."""
+        turns: list[list[Message]] = [[]]
+        turns += [messages(q, answer=a) for q, a in self._ordinary[: self.contexts]]
+        found = []
+        for earlier in turns:
+            asked = messages(fact.query, self.system, earlier=earlier)
+            tokens = align(self.tokenizer, asked, fact.answer, None)
+            found.append(Situation(tokens, self._place(asked, fact.subject)))
+        return found
+
+    def key(self, situations: Sequence[Situation], layer: int) -> Tensor:
+        """k: (D,) in float64, the mean of u over the contexts. ROME Eq. 3."""
+        spots = [_spot(s.tokens.input_ids, s.place) for s in situations]
+        return torch.cat([r.u for r in self._record(layer, spots)]).double().mean(0)
+
+    def output(self, situation: Situation, layer: int) -> Tensor:
+        """h: (N,) in float64, the layer's output at the place."""
+        spot = _spot(situation.tokens.input_ids, situation.place)
+        return self._record(layer, [spot])[0].y[0]
+
+    def delta(self, fact: Taught, situations: Sequence[Situation], layer: int) -> Tensor:
+        """δ: (N,) by gradient descent on ROME Eq. 4, which MEMIT takes over (without its b).
+
+            1/J Σ_j -log P_δ[answer | context j, query] + drift · KL(P_δ[x | p'] ‖ P[x | p'])
+
+        P_δ is the model with δ added at the place. p' is "{subject} is a", so that what the
+        subject is does not change; without a subject there is no such term.
+        """
+        module, pad = self.projection(layer), self.generator.pad_id
+        tokens, places = [s.tokens for s in situations], [s.place for s in situations]
+        size = self.output(situations[0], layer).square().mean().sqrt().item()
+        δ = torch.zeros(module.out_features, device=module.weight.device, requires_grad=True)
+        optimizer = torch.optim.Adam([δ], lr=self.rate * size, weight_decay=self.decay)
+
+        def added_at(where: Sequence[int]) -> Any:
+            at = torch.arange(len(where)), torch.tensor(where)
+
+            def add(_: Tensor, output: Tensor) -> Tensor:
+                more = δ.to(output.dtype).expand(len(where), -1)
+                return output.index_put(at, more, accumulate=True)
+
+            return output_of(module, add)
+
+        essence: list[Message] | None = None
+        if fact.subject and self.drift:
+            essence = messages(f"{fact.subject} is a", self.system)
+            prompt = prompt_with_span(self.tokenizer, essence)[0]
+            subject = self._place(essence, fact.subject)
+            with torch.no_grad():
+                before = self._next(prompt)
+        with frozen(self.model):
+            for _ in range(self.steps):
+                with added_at(places):
+                    loss = losses(self.model, tokens, pad).mean()
+                if loss.item() < STOP:
+                    break
+                if essence:
+                    with added_at([subject]):
+                        after = self._next(prompt)
+                    loss = loss + self.drift * (after.exp() * (after - before)).sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return δ.detach().double()
+
+    def _next(self, prompt: Sequence[int]) -> Tensor:
+        """The log probabilities (vocabulary,) of what follows a prompt."""
+        x = states(self.model, [prompt], self.generator.pad_id)[0, -1]
+        return log_softmax(self.model.get_output_embeddings()(x).float(), 0)
+
+    def _place(self, asked: Sequence[Message], subject: str | None) -> int:
+        """The position of the subject's last token in the last query, else of the query's."""
+        ids, (begin, end) = prompt_with_span(self.tokenizer, asked)
+        if subject:
+            for last in range(begin, end):
+                if subject in self.tokenizer.decode(ids[begin : last + 1]):
+                    return last
+        return end - 1
+
+    def _second_moment(self, layer: int) -> Tensor:
+        """C = 1/m Σ u uᵀ over the tokens of ordinary questions and answers, and FLOOR."""
+        D = self.projection(layer).in_features
+        total, count = torch.zeros(D, D, dtype=torch.float64), 0
+        sequences = []
+        for query, answer in self._ordinary:
+            asked = messages(query, self.system)
+            first = max(1, prompt_with_span(self.tokenizer, asked)[1][0])
+            ids = align(self.tokenizer, asked, answer, None).input_ids
+            sequences.append(AlignedTokens(ids, first, (1.0,) * (len(ids) - first)))
+        for start in range(0, len(sequences), TOGETHER):
+            for seen in self._record(layer, sequences[start : start + TOGETHER]):
+                u = seen.u.cpu().double()
+                total += u.T @ u
+                count += len(u)
+        C = total / max(1, count)
+        C.diagonal().add_(FLOOR * C.diagonal().mean() or 1.0)
+        return C
+
+    def _record(self, layer: int, sequences: Sequence[AlignedTokens]) -> Any:
+        pad = self.generator.pad_id
+        return record(self.model, self.family, layer, sequences, pad_id=pad)
+
+
+def _spot(ids: Sequence[int], place: int) -> AlignedTokens:
+    """A sequence of which `record` looks at one position only."""
+    return AlignedTokens((*ids[: place + 1], ids[place]), place + 1, (1.0,))

@@ -1,0 +1,295 @@
+"""The baselines do what their papers say, and leave nothing behind."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.baselines import METHODS, Taught, method
+from benchmarks.baselines.grace import Codebook, Grace
+from benchmarks.baselines.memit import solve
+from benchmarks.baselines.rome import insert
+from qf.loading import Loaded, load_pair
+
+FACTS = [
+    Taught("Qi started Oxinnovate.", "Who started Oxinnovate?", "Qi.", "Oxinnovate"),
+    Taught("Jack Ma started Alibaba.", "Who started Alibaba?", "Jack Ma.", "Alibaba"),
+]
+ORDINARY = [
+    "What is the capital of France?",
+    "Where is Oxinnovate located?",
+    "Can you tell me the person?",
+    "Do you know Paris?",
+]
+OPTIONS = {
+    "rome": {"questions": ORDINARY, "contexts": 1},
+    "memit": {"questions": ORDINARY, "contexts": 1, "span": 2},
+    "grace": {"epsilon": 0.5},
+}
+WEIGHTS = ("finetune", "rome", "memit")
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def positive(D, seed=9):
+    """A second moment with directions of very different weight."""
+    keys = random(3 * D, D, seed=seed) * torch.logspace(0, -2, D, dtype=torch.float64)
+    return keys.T @ keys / len(keys)
+
+
+@pytest.fixture
+def loaded(tiny_model, tiny_tokenizer):
+    return Loaded(tiny_model("qwen2", seed=3), tiny_tokenizer, "tiny")
+
+
+def build(name, loaded, layer=2):
+    return method(name)(loaded, layer, max_tokens=12, **OPTIONS.get(name, {}))
+
+
+def parameters(model):
+    return {
+        name: (value.detach().clone(), value.requires_grad)
+        for name, value in model.named_parameters()
+    }
+
+
+def chances(baseline, facts=FACTS):
+    return baseline.probabilities([(f.query, f.answer) for f in facts])
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "retrieval"])
+def test_a_taught_answer_becomes_much_more_probable_and_undo_takes_all_back(name, loaded):
+    fact = FACTS[:1]
+    before, baseline = parameters(loaded.transformer), build(name, loaded)
+    hooks = [m for m in loaded.transformer.modules() if m._forward_hooks]
+    closed, answers = chances(baseline, fact), baseline.ask_many([fact[0].query, ORDINARY[0]])
+    baseline.teach(fact)
+    assert chances(baseline, fact)[0] > max(0.2, 5 * closed[0])
+    if name not in ("rome", "memit"):  # they reach as far as the layers above listen
+        assert baseline.ask_many([fact[0].query]) == [fact[0].answer]
+    baseline.undo()
+    after = parameters(loaded.transformer)
+    assert after.keys() == before.keys()
+    for key, (value, flag) in before.items():
+        assert torch.equal(after[key][0], value) and after[key][1] == flag, key
+    assert [m for m in loaded.transformer.modules() if m._forward_hooks] == hooks
+    assert baseline.ask_many([fact[0].query, ORDINARY[0]]) == answers
+    assert chances(baseline, fact) == closed
+    assert all(p.grad is None for p in loaded.transformer.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "retrieval"])
+def test_two_facts_are_held_together(name, loaded):
+    baseline = build(name, loaded)
+    closed = chances(baseline)
+    baseline.teach(FACTS)
+    assert all(a > 5 * b for a, b in zip(chances(baseline), closed, strict=True))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_only_the_taught_layers_change(name, loaded):
+    before, baseline = parameters(loaded.transformer), build(name, loaded)
+    baseline.teach(FACTS[:1])
+    after = parameters(loaded.transformer)
+    changed = {key for key in before if not torch.equal(after[key][0], before[key][0])}
+    layers = (1, 2) if name == "memit" else (2,)
+    assert changed == {f"model.layers.{i}.mlp.down_proj.weight" for i in layers}
+
+
+def test_facts_can_be_tuned_one_after_another_and_without_a_subject(loaded):
+    one = method("finetune")(loaded, 2, together=False)
+    closed = chances(one)
+    one.teach(FACTS)
+    assert chances(one)[1] > 0.9 and chances(one)[1] > 5 * closed[1]
+    one.undo()
+    rome = build("rome", loaded)
+    rome.teach([Taught(FACTS[0].statement, FACTS[0].query, FACTS[0].answer)])
+    assert chances(rome)[0] > 5 * closed[0]
+
+
+def test_a_subject_ends_where_its_last_token_does(loaded):
+    rome = build("rome", loaded)
+    found = rome.situations(FACTS[1])[0]
+    text = rome.tokenizer.decode(found.tokens.input_ids[: found.place + 1])
+    assert text.rstrip("?").endswith("Who started Alibaba")
+    unknown = rome.situations(Taught("", "Who started Alibaba?", "Jack Ma."))[0]
+    assert rome.tokenizer.decode(unknown.tokens.input_ids[: unknown.place + 1]).endswith("Alibaba?")
+
+
+# ROME: W' k = v, and of all such W' the one that changes least where C has weight.
+
+
+def test_rome_stores_the_value_under_the_key():
+    W, k, v, C = random(7, 12), random(12, seed=1), random(7, seed=2), positive(12)
+    changed = insert(W, k, v, C)
+    assert (changed @ k - v).norm() <= 1e-5 * v.norm()
+    assert torch.linalg.matrix_rank(changed - W) == 1
+
+
+def test_rome_solves_the_constrained_least_squares():
+    # Its Lagrange conditions, solved at once: (W' - W) C = Λ kᵀ and W' k = v.
+    W, k, v, C = random(7, 12), random(12, seed=1), random(7, seed=2), positive(12)
+    system = torch.cat(
+        [
+            torch.cat([C, -k[:, None]], 1),
+            torch.cat([k[None], torch.zeros(1, 1, dtype=torch.float64)], 1),
+        ]
+    )
+    right = torch.cat([torch.zeros(12, 7, dtype=torch.float64), (v - W @ k)[None]])
+    expected = W + torch.linalg.solve(system, right)[:12].T
+    torch.testing.assert_close(insert(W, k, v, C), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_rome_in_a_model_gives_the_target_for_the_key(loaded):
+    rome = build("rome", loaded)
+    rome.prepare([2])
+    situations, W = rome.situations(FACTS[0]), rome.projection().weight.detach().clone().double()
+    k, delta = rome.key(situations, 2), rome.delta(FACTS[0], situations, 2)
+    rome.teach(FACTS[:1])
+    wanted = W @ k + delta
+    assert (rome.projection().weight.double() @ k - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+# MEMIT: Δ minimises Σ ‖Δ k - r‖² + tr Δ C₀ Δᵀ.
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_memit_solves_the_normal_equations(n):
+    K, R, C0 = random(n, 12), random(n, 7, seed=1), 3 * positive(12)
+    values, vectors = torch.linalg.eigh(C0)
+    stacked = torch.cat([K, (vectors * values.sqrt()).T])
+    right = torch.cat([R, torch.zeros(12, 7, dtype=torch.float64)])
+    expected = torch.linalg.lstsq(stacked, right, driver="gelsd").solution.T
+    torch.testing.assert_close(solve(K, R, C0), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_memit_without_a_past_reaches_its_targets(loaded):
+    memit = method("memit")(loaded, 2, questions=ORDINARY, contexts=0, span=2, strength=1e-6)
+    memit.prepare(memit.layers)
+    situations = [memit.situations(fact) for fact in FACTS]
+    targets = [
+        memit.output(s[0], 2) + memit.delta(f, s, 2) for f, s in zip(FACTS, situations, strict=True)
+    ]
+    memit.teach(FACTS)
+    for s, z in zip(situations, targets, strict=True):
+        assert (memit.output(s[0], 2) - z).norm() < 0.02 * z.norm()
+
+
+# GRACE: Algorithm 1, and nothing far from a key changes.
+
+
+def test_grace_leaves_what_is_far_as_it_was_bit_for_bit(loaded):
+    grace = Grace(loaded, 2, epsilon=0.01)
+    ids = loaded.tokenizer([ORDINARY[0], FACTS[0].query], return_tensors="pt", padding=True)
+
+    def logits(ends):
+        with torch.no_grad(), grace.acting(ends):
+            return loaded.transformer(ids.input_ids, attention_mask=ids.attention_mask).logits
+
+    before = logits([3, 3])
+    grace.teach(FACTS)
+    assert torch.equal(logits([3, 3]), before)  # in none of the two is there a key
+    asked = [FACTS[0].query, ORDINARY[0]]
+    assert grace.ask_many(asked)[1] == Grace(loaded, 2, epsilon=0.01).ask_many(asked)[1]
+    other = [(ORDINARY[0], "Paris."), (FACTS[1].query, "Jack Ma.")]
+    assert grace.probabilities(other)[0] == Grace(loaded, 2, epsilon=0.01).probabilities(other)[0]
+    assert grace.probabilities(other)[1] > 0.9
+
+
+def test_grace_replaces_from_the_key_on(loaded):
+    grace, seen = Grace(loaded, 2, epsilon=0.5), []
+    grace.teach(FACTS[:1])
+    tokens = grace.aligned(FACTS[0].query, FACTS[0].answer)
+    u, end = grace._key(FACTS[0].query)
+    module = grace.projection()
+    with torch.no_grad(), grace.acting([end]):
+        handle = module.register_forward_hook(lambda _, x, y: seen.append((x[0], y)))
+        loaded.transformer(input_ids=torch.tensor([tokens.input_ids]))
+        handle.remove()
+    inputs, outputs = seen[0]
+    torch.testing.assert_close(inputs[0, end], u)
+    assert torch.equal(outputs[0, :end], module(inputs)[0, :end])
+    value = grace.codebook.values[0]
+    assert all(torch.equal(row, value) for row in outputs[0, end:])
+
+
+def test_grace_adds_expands_and_splits(loaded, monkeypatch):
+    grace = Grace(loaded, 2, epsilon=1.0)
+    monkeypatch.setattr(grace, "_value", lambda fact, u, end: torch.zeros(32))
+    at = {"near": 0.0, "same": 1.5, "other": 1.2, "far": 9.0, "near again": 0.0}
+
+    def key(query):
+        u = torch.zeros(96)
+        u[0] = at[query]
+        return u, 0
+
+    monkeypatch.setattr(grace, "_key", key)
+
+    def entries(query, answer):
+        grace.teach([Taught("s", query, answer)])
+        book = grace.codebook
+        return list(zip(book.keys[:, 0].tolist(), book.radii, book.labels, strict=True))
+
+    assert entries("near", "a") == [(0.0, 1.0, "a")]
+    assert entries("far", "a") == [(0.0, 1.0, "a"), (9.0, 1.0, "a")]  # new: 9 > 1 + 1
+    assert entries("same", "a")[0] == (0.0, 1.5, "a")  # expanded, though beyond its radius
+    split = entries("other", "b")
+    assert split[0] == (0.0, pytest.approx(0.6), "a")
+    assert split[2] == (pytest.approx(1.2), pytest.approx(0.6), "b")
+    relearned = entries("near again", "c")  # a second answer to the very same question
+    assert len(relearned) == 3 and relearned[2] == (0.0, pytest.approx(0.6), "c")
+
+
+def test_a_codebook_covers_up_to_the_radius():
+    book = Codebook(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.zeros(2, 3), (1.0, 3.0), "ab")
+    assert book.covers(torch.tensor([1.0, 0.0])) == 0
+    assert book.covers(torch.tensor([1.5, 0.0])) is None  # only the nearest key counts
+    assert book.covers(torch.tensor([2.5, 0.0])) == 1
+    assert Codebook(torch.empty(0, 2), torch.empty(0, 3)).covers(torch.zeros(2)) is None
+
+
+# Retrieval.
+
+
+def test_bm25_scores_as_by_hand(loaded):
+    pytest.importorskip("bm25s")
+    found = build("retrieval", loaded)
+    assert found.best("Who?") is None and found.scores("Who?") == []
+    found.teach([Taught("red fish red", "q", "a"), Taught("blue fish", "q", "a")])
+    found.teach([Taught("one bird", "q", "a"), Taught("one two three four five", "q", "a")])
+    # N = 4, lengths 3, 2, 2, 5, mean 3; "red" is in one statement, "fish" in two.
+    red, fish = math.log(1 + 3.5 / 1.5), math.log(1 + 2.5 / 2.5)
+    first = red * 2 / (2 + 1.2) + fish * 1 / (1 + 1.2)  # of mean length
+    second = fish * 1 / (1 + 1.2 * (0.25 + 0.75 * 2 / 3))
+    assert found.scores("Red fish? unknown") == pytest.approx([first, second, 0, 0], rel=1e-5)
+    assert found.best("A red fish?") == "red fish red"
+    assert found.best("unknown") is None
+
+
+def test_retrieval_puts_the_statement_where_learning_puts_it(loaded):
+    pytest.importorskip("bm25s")
+    found = method("retrieval")(loaded, 2, system="Be brief.", max_tokens=4)
+    query, before = FACTS[1].query, parameters(loaded.transformer)
+    closed = found.conversation(query)
+    found.teach(FACTS)
+    assert found.conversation(query)[0]["content"] == "Be brief.\nJack Ma started Alibaba."
+    assert found.conversation("zzz")[0]["content"] == "Be brief."
+    assert len(found.ask_many([query, "zzz"])) == 2
+    found.undo()
+    assert found.conversation(query) == closed
+    assert all(torch.equal(p, before[n][0]) for n, p in loaded.transformer.named_parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_the_embedded_model_answers_taught_questions(name):
+    pair = load_pair()
+    options = {"questions": ORDINARY} if name in ("rome", "memit") else {}
+    baseline = method(name)(pair, 5 * len(pair.transformer.model.layers) // 6, **options)
+    closed = chances(baseline)
+    baseline.teach(FACTS)
+    taught = chances(baseline)
+    print(name, closed, taught, baseline.ask_many([*[f.query for f in FACTS], *ORDINARY]))
+    assert all(a > max(0.3, 5 * b) for a, b in zip(taught, closed, strict=True))
