@@ -31,7 +31,8 @@ OPENERS = (
 )  # fmt: skip
 LEADS = (
     "Quick question: {q}", "Hi, {q}", "Please answer: {q}", "So, {q}", "Tell me, {q}",
-    "One more thing: {q}", "And {q}", "Well, {q}",
+    "One more thing: {q}", "And {q}", "Well, {q}", "Remind me: {q}", "Sorry, {q}", "Hm, {q}",
+    "I have a question: {q}", "Help me out: {q}", "Hey, {q}", "I forgot: {q}", "Hello, {q}",
 )  # fmt: skip
 PERSONAS = (
     "You are a helpful assistant.", "You are a friendly chat bot.", "Answer the user's questions.",
@@ -284,12 +285,12 @@ def _small_talk(rng: random.Random) -> Conversation:
 
 
 _MIXTURE = (
-    (_reading, 48.0),
-    (lambda rng: _reading(rng, against=True), 8.0),
-    (_knowing, 12.0),
-    (_strangers, 8.0),
+    (_reading, 42.0),
+    (lambda rng: _reading(rng, against=True), 6.0),
+    (_knowing, 10.0),
+    (_strangers, 9.0),
     (_told_in_chat, 4.0),
-    (_task, 14.0),
+    (_task, 21.0),
     (_asked_again, 7.0),
     (_small_talk, 1.0),
 )
