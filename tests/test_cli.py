@@ -24,7 +24,10 @@ from qf.paraphrases import paraphrases
 
 STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
-COMMANDS = ("demo", "learn", "ask", "chat", "facts", "forget", "layers", "calibrate", "eval")
+COMMANDS = (
+    "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "layers",
+    "calibrate", "eval",
+)  # fmt: skip
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
 
@@ -562,7 +565,9 @@ def test_a_process_learns_is_interrupted_and_another_knows(
 
 def test_calibrate_measures_and_learning_uses_it(run: Run, document: Callable[..., Any]) -> None:
     found = document("calibrate")
-    assert set(found) == {"layer", "directions", "floor", "prompts", "seconds"}
+    gate = {"gate_layer", "threshold"}
+    assert set(found) == {"layer", "directions", "floor", "prompts", "seconds"} | gate
+    assert found["gate_layer"] <= found["layer"] and -1 <= found["threshold"] <= 1
     assert found["directions"] > 0 and found["floor"] > 0 and found["prompts"] == 0
     code, printed, _ = run("calibrate")
     assert code == 0 and f"{found['directions']} directions to protect" in printed
@@ -580,6 +585,52 @@ def test_prompts_that_cannot_be_used(run: Run, content: bytes | None, why: str) 
         Path("own.txt").write_bytes(content)
     code, printed, said = run("calibrate", "own.txt")
     assert (code, printed) == (2, "") and "own.txt" in said and why in said
+
+
+# Study and consolidation
+
+
+def test_study_learns_a_text_and_tells_what_it_could_not(
+    run: Run, document: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The random model writes no questions, so they are written for it here."""
+    asked = {STATEMENT: QUESTION, "Ann did.": "Who did it?"}
+
+    def question(_: Any, statement: str) -> str:
+        if statement not in asked:
+            raise qf.cli.LessonError(f"no question for {statement!r}")
+        return asked[statement]
+
+    monkeypatch.setattr(qf.model, "write_question", question)
+    Path("notes.txt").write_text(f"{STATEMENT}\n- Ann did\nWho?\nNothing here", encoding="utf-8")
+    done = document("study", "notes.txt", code=1)
+    assert [d["statement"] for d in done] == [STATEMENT, "Ann did.", "Nothing here."]
+    assert [bool(d["fact"]) for d in done] == [True, True, False]
+    assert "no question for 'Nothing here.'" in done[2]["why"]
+    assert {f["query"] for f in document("facts")} == set(asked.values())
+    code, printed, _ = run("study", f"{STATEMENT} Ann did.")
+    assert code == 0 and "Learned 2 of 2 statements." in printed and TOLD in printed
+
+
+@pytest.mark.parametrize("text", ["nothing.txt", "", "  ", "Who is it? Where?"])
+def test_what_states_nothing_is_not_studied(run: Run, text: str, qf_memory: Path) -> None:
+    code, printed, said = run("study", text)
+    assert (code, printed) == (2, "") and len(said.strip().splitlines()) == 1
+    assert not qf_memory.exists()
+
+
+def test_consolidate_moves_facts_into_the_weights(
+    run: Run, document: Callable[..., Any], taught: Path
+) -> None:
+    (fact,) = document("facts")
+    assert not fact["consolidated"]
+    done = document("consolidate")
+    assert done["consolidated"] == [fact["id"]] and done["gated"] == []
+    assert done["rows"] == fact["rows"] and done["comfortable_rows"] > 0
+    (fact,) = document("facts")
+    assert fact["consolidated"] and document("ask", QUESTION)["answer"] == TOLD
+    code, printed, _ = run("consolidate")
+    assert code == 0 and "In the weights: 1 facts; behind the gate: 0." in printed
 
 
 # Evaluation

@@ -630,7 +630,7 @@ def test_each_model_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unknown_solver_is_refused(speaker: Any) -> None:
-    with pytest.raises(ModelError, match="solver 'best' is unknown: choose paper or joint"):
+    with pytest.raises(ModelError, match="solver 'best' is unknown: choose gated, joint or paper"):
         load(speaker(), solver="best")
 
 

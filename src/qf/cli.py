@@ -687,7 +687,7 @@ def consolidate(
         stayed = {"gated": [f.id for f in done.gated], "undisturbed": done.undisturbed}
         _print_json({**moved, **stayed, "rows": done.rows, "comfortable_rows": done.comfortable})
     else:
-        _say(f"{len(done.consolidated)} facts are in the weights, {len(done.gated)} stay gated.")
+        _say(f"In the weights: {len(done.consolidated)} facts; behind the gate: {len(done.gated)}.")
         _say(f"{done.undisturbed:.0%} of everyday questions are answered as before.")
         for fact in done.gated:
             _say(f"  {fact.id}  {fact.instruction}", "dim")

@@ -46,7 +46,7 @@ SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
 and with C from calibration, which protects what the model does already. With `gated` each fact acts
 for the questions that are about it (qf.recall), until it is consolidated as `joint` does it."""
 
-DEFAULT_SOLVER = "joint"
+DEFAULT_SOLVER = "gated"
 MAX_TOKENS = 128
 UNRELATED = "The library closes at nine on Fridays."
 GREETING = (
@@ -76,8 +76,9 @@ def load(
 
     `model`: a hub name, a directory, a pair (Transformers model, tokenizer), or None for QF_MODEL,
     else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY, else one per
-    model in the user's data directory. `layer`: the decoder layer to teach; None for QF_LAYER, else
-    the layer of the facts in the memory, else the paper's depth. `calibrate`: whether the solver
+    model in the user's data directory. `solver`: how facts act, one of SOLVERS. `layer`: the
+    decoder layer to teach; None for QF_LAYER, else the layer of the facts in the memory, else the
+    paper's depth. `calibrate`: whether the solver
     `joint` protects ordinary traffic, which is measured once per model; at the first learn, but
     for large models on a CPU, where it takes minutes and waits for `calibrate()`. `system`: the
     prompt that it is served with (None: what the chat template inserts by itself).
@@ -138,7 +139,7 @@ class Model:
         system: str | None = None,
     ) -> None:
         if solver not in SOLVERS:
-            raise ModelError(f"The solver {solver!r} is unknown: choose {' or '.join(SOLVERS)}.")
+            raise ModelError(f"The solver {solver!r} is unknown: choose gated, joint or paper.")
         self._transformer, self.tokenizer = loaded.transformer, loaded.tokenizer
         self.name, self._directory = loaded.name, loaded.directory
         self.family = family_of(loaded.transformer)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qf.calibrator import Calibrator
 from qf.cli import main
 from qf.demo import table
 from qf.demo.measure import (
@@ -38,7 +39,7 @@ def test_it_fits_into_the_repository() -> None:
     assert config["intermediate_size"] >= 8 * config["hidden_size"]
 
 
-@pytest.mark.parametrize("solver", ["paper", "joint"])
+@pytest.mark.parametrize("solver", ["paper", "joint", "gated"])
 def test_table_1_passes(embedded: Loaded, tmp_path: Path, solver: str) -> None:
     with Model(embedded, tmp_path / "memory", solver=solver) as model:
         outcomes = table.run(model)
@@ -98,14 +99,25 @@ def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
     assert shares["known before, still right"].share >= 0.97
 
 
-def test_the_calibration_that_it_brings_is_its_own(embedded: Loaded, tmp_path: Path) -> None:
+def test_the_calibrations_that_it_brings_are_its_own(
+    embedded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_measured(*_: object, **__: object) -> None:
+        raise AssertionError("what the model brings was not found by its key")
+
     with Model(embedded, tmp_path / "memory") as model:
-        assert model._protection() is not None  # found without measuring, by its key
-        brought = model._traffic
+        with monkeypatch.context() as patched:
+            patched.setattr(Calibrator, "measure_traffic", not_measured)
+            patched.setattr(Calibrator, "measure_gate", not_measured)
+            brought, gate = model._calibrator.traffic(), model.gate
         made = model.calibrate()
-    assert brought is not None and len(made.moments) == len(brought.moments) == 512
+        again = model.gate
+    assert brought is not None and len(made.moments) == len(brought.moments) == 256
     x = torch.randn(20, 1536, generator=torch.Generator().manual_seed(0))
     assert (made.whiten(x) - brought.whiten(x)).norm() / brought.whiten(x).norm() < 0.02
+    assert gate is not again and gate.layer == again.layer
+    assert abs(gate.threshold - again.threshold) < 0.01
+    assert (gate.address(x) * again.address(x)).sum(1).min() > 0.98
 
 
 def test_other_words_are_learned_too(embedded: Loaded) -> None:
