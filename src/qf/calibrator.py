@@ -22,7 +22,7 @@ from qf.lesson import align, messages, prompt_with_span
 from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
 from qf.method.gate import Gate, confused, fit
 from qf.method.passes import pooled
-from qf.paraphrases import Paraphrases, paraphrases
+from qf.paraphrases import Paraphrases, paraphrases, source
 
 TOKENS = 24  # of an answer that are looked at
 LARGE = 200_000_000  # parameters from which fewer questions will do
@@ -68,7 +68,7 @@ class Calibrator:
     def gate(self) -> Gate:
         """The gate, measured now if it is not known."""
         if self._gate is None:
-            key = key_of(self.digest, self.system, self._paraphrases().questions)
+            key = self._gate_key()
             for file in (Path(self.directory) / BROUGHT_GATE, cached(key)):
                 if (found := read_gate(file, key)) is not None:
                     self._gate = found
@@ -111,9 +111,8 @@ class Calibrator:
             confused(gate, x, meanings, relations) for gate, x in zip(gates, found, strict=True)
         ]
         self._gate = gates[min(range(len(gates)), key=mistaken.__getitem__)]
-        key = key_of(self.digest, self.system, asked.questions)
         with suppress(OSError) if into is None else nullcontext():
-            write_gate(into or cached(key), key, self._gate)
+            write_gate(into or cached(self._gate_key()), self._gate_key(), self._gate)
         return self._gate
 
     def _closed(self, query: str) -> list[dict[str, str]]:
@@ -125,6 +124,10 @@ class Calibrator:
 
     def _paraphrases(self) -> Paraphrases:
         return paraphrases(LARGE_RELATIONS if self.large() else None)
+
+    def _gate_key(self) -> str:
+        made_from = source(LARGE_RELATIONS if self.large() else None)
+        return key_of(self.digest, self.system, made_from)
 
     def _traffic_key(self) -> str:
         return key_of(self.digest, self.system, self.everyday())

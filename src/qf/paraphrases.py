@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from qf.demo.curriculum import ask
 from qf.demo.relations import Relation, WorldFact, named
-from qf.demo.worded import everyday
+from qf.demo.worded import everyday, texts
 
 WORDINGS = 4  # of each question
 SUBJECTS = 2  # that each relation is asked about
+SEED = 20
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,12 @@ class Paraphrases:
     relations: tuple[int, ...]
 
 
-def paraphrases(relations: int | None = None, seed: int = 20) -> Paraphrases:
+def source(relations: int | None = None, seed: int = SEED) -> tuple[str, ...]:
+    """What the questions are made from; known at once, unlike the questions themselves."""
+    return (f"{relations} {seed} {WORDINGS} {SUBJECTS}", *texts())
+
+
+def paraphrases(relations: int | None = None, seed: int = SEED) -> Paraphrases:
     """WORDINGS questions about each of SUBJECTS names under so many relations (None: all).
 
     >>> paraphrases(1).meanings

@@ -54,7 +54,7 @@ def test_every_skill_is_practised(conversations: list[Conversation]) -> None:
         "rewording": sum(asked.startswith("Ask this question") for _, asked, _ in turns),
         "told in the chat": sum(said == NOTED for _, _, said in turns),
     }
-    least = {"reading": 0.2, "knowing": 0.15, "ignorance": 0.08, "writing": 0.03,
+    least = {"reading": 0.2, "knowing": 0.12, "ignorance": 0.08, "writing": 0.03,
              "rewording": 0.03, "told in the chat": 0.01}  # fmt: skip
     for skill, count in shares.items():
         assert count / len(turns) > least[skill], skill

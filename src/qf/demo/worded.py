@@ -102,10 +102,14 @@ def _problems(w: Worded) -> list[str]:
 
 
 @cache
+def texts() -> tuple[str, ...]:
+    """The files under `wordings/`, in the order of their names."""
+    folder = files("qf.demo").joinpath("wordings")
+    found = sorted((f.name, f) for f in folder.iterdir() if f.name.endswith(".txt"))
+    return tuple(f.read_text(encoding="utf-8") for _, f in found)
+
+
+@cache
 def everyday() -> tuple[Worded, ...]:
     """Every relation of the files under `wordings/`, in the order of their names."""
-    folder = files("qf.demo").joinpath("wordings")
-    texts = sorted(
-        (f.name, f.read_text(encoding="utf-8")) for f in folder.iterdir() if f.name.endswith(".txt")
-    )
-    return tuple(w for _, text in texts for w in parse(text))
+    return tuple(w for text in texts() for w in parse(text))
