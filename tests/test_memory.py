@@ -58,10 +58,8 @@ def rows(seed: int = 0, n: int = 3, d: int = 400, width: int = 60) -> FactRows:
 
 
 def same(left: FactRows, right: FactRows) -> bool:
-    return all(
-        torch.equal(getattr(left, f.name), getattr(right, f.name))
-        for f in dataclasses.fields(FactRows)
-    )
+    pairs = [(getattr(left, f.name), getattr(right, f.name)) for f in dataclasses.fields(FactRows)]
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
 def ids(memory: Memory) -> list[str]:

@@ -161,9 +161,9 @@ def test_the_question_is_the_models_own_where_none_is_given(
     model = build()
     asked = []
 
-    def written(queries: list[str], instruction: str = "") -> list[str]:
-        asked.extend((query, instruction) for query in queries)
-        return [QUESTION if not instruction else "JCF" for _ in queries]
+    def written(queries: list[str], instructions: list[str]) -> list[str]:
+        asked.extend(zip(queries, instructions, strict=True))
+        return ["JCF" if told else QUESTION for told in instructions]
 
     monkeypatch.setattr(model, "_ask_base", written)
     assert model.learn(STATEMENT, rewordings=0).query == QUESTION
@@ -685,7 +685,8 @@ def test_other_wordings_do_not_depend_on_other_facts(build: Build) -> None:
         later.learn(told, asked, rewordings=0)
     alone.learn(STATEMENT, QUESTION, rewordings=wordings)
     later.learn(STATEMENT, QUESTION, rewordings=wordings)
-    (one,), other = alone._rows.values(), list(later._rows.values())[-1]
+    (first,), last = alone._remembered.values(), list(later._remembered.values())[-1]
+    one, other = first.rows, last.rows
     assert torch.equal(one.keys, other.keys) and torch.equal(one.deltas, other.deltas)
 
 

@@ -78,6 +78,8 @@ def rewordings(
                 kept.append(i)
         writing = kept
     asked = [(q, i) for i, wordings in enumerate(found) if len(wordings) > 1 for q in wordings]
+    if not asked:
+        return [()] * len(queries)
     answers = iter(ask([q for q, _ in asked], [instructions[i] for _, i in asked]))
     chosen: list[tuple[str, ...]] = []
     for wordings in found:

@@ -5,7 +5,15 @@ import re
 
 import pytest
 
-from qf.demo.curriculum import NOTED, UNKNOWN, Conversation, ask, conversation, reworded
+from qf.demo.curriculum import (
+    NOTED,
+    REWORDED,
+    UNKNOWN,
+    Conversation,
+    ask,
+    conversation,
+    reworded,
+)
 from qf.demo.relations import KNOWN, any_fact, known_facts
 
 COUNT = 20_000
@@ -77,13 +85,13 @@ def test_a_question_comes_in_many_wordings() -> None:
     assert all("Alibaba" in question for question in asked)
 
 
-def test_asking_for_other_words_again_and_again_visits_all_wordings() -> None:
+def test_asking_for_other_words_again_and_again_visits_the_first_wordings() -> None:
     for relation in KNOWN.values():
         fact = any_fact(random.Random(4), relation)
         questions = fact.questions()
         seen, wording = [], 0
-        for _ in questions:
+        for _ in questions[:REWORDED]:
             seen.append(reworded(fact, wording))
             wording = questions.index(seen[-1])
-        assert set(seen) == set(questions)
+        assert set(seen) == set(questions[:REWORDED])
         assert all(reworded(fact, i) != question for i, question in enumerate(questions))

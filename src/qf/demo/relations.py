@@ -814,10 +814,14 @@ def _everyday(rng: random.Random) -> Relation:
         rng.choice(told.subjects),
         rng.choice(told.objects),
         told.statements,
-        told.questions,
+        tuple(q for q in told.questions if q not in _ASKED_OF_KNOWN),
         told.indirect,
         told.answer,
     )
+
+
+_ASKED_OF_KNOWN = {q for relation in KNOWN.values() for q in relation.questions}
+"""Questions with an answer of their own already, whose wording another must not contradict."""
 
 
 _MAKERS = (
