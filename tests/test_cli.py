@@ -508,7 +508,7 @@ def test_a_second_writer(run: Run, taught: Path) -> None:
 # Ctrl-C, and a process of its own
 
 
-@pytest.mark.parametrize("where", ["rows", "joint", "load_pair"])
+@pytest.mark.parametrize("where", ["rows", "pooled", "load_pair"])
 def test_interrupted(run: Run, taught: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
