@@ -69,8 +69,8 @@ def test_the_layer_is_what_the_sweep_finds(embedded: Loaded, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("skill", "least"),
     [
-        ("reading, one statement", 0.93),
-        ("reading, two or three", 0.90),
+        ("reading, one statement", 0.90),
+        ("reading, two or three", 0.84),
         ("reading against what is known", 0.96),
         ("knowing", 0.97),
         ('"I do not know."', 0.96),
