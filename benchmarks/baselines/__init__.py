@@ -8,6 +8,9 @@
     retrieval  the statement that matches the question best, by BM25, in the prompt
 
 Each is written from its paper's equations. This file knows none of them.
+
+Not ready to be compared with: on the embedded model `rome` and `memit` solve what they are given, but
+their targets, found by gradient, do not carry a new answer yet.
 """
 
 from __future__ import annotations
