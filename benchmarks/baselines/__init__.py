@@ -9,8 +9,8 @@
 
 Each is written from its paper's equations. This file knows none of them.
 
-Not ready to be compared with: on the embedded model `rome` and `memit` solve what they are given, but
-their targets, found by gradient, do not carry a new answer yet.
+Not ready to be compared with: on the embedded model `rome` and `memit` solve what they are given,
+but their targets, found by gradient, do not carry a new answer yet.
 """
 
 from __future__ import annotations
