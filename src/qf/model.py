@@ -155,7 +155,6 @@ class Model:
         self._generator = Generator(loaded.transformer, self.tokenizer)
         self._remembered: dict[str, Remembered] = {}
         self._recall: Recall | None = None
-        self._acting: dict[str, FactRows] = {}
         self._seen = _NEVER
         binding = self._binding(block)
         self._calibrator = Calibrator(
@@ -405,7 +404,7 @@ class Model:
             found = self._calibrator.measure_traffic(prompts, into and into / BROUGHT)
             if self.solver == "gated":
                 self._calibrator.measure_gate(into and into / BROUGHT_GATE)
-            self._forget_recall()
+            self._recall = None  # of the gate before
         with self._lock:
             self._install(self._remembered)
         return found
@@ -628,13 +627,12 @@ class Model:
             return
         self._recall.consolidated = change
         for name in self._recall.names():
-            if name not in gated or gated[name].rows is not self._acting[name]:
+            if name not in gated or not self._recall.holds(name, gated[name].rows.keys):
                 self._recall.remove(name)
         for name, fact in gated.items():
-            if name not in self._recall and len(fact.rows.keys):
+            if len(fact.rows.keys) and not self._recall.holds(name, fact.rows.keys):
                 rows = fact.rows.keys, fact.rows.deltas, fact.rows.significance
                 self._recall.add(name, fact.wordings, self._pooled(fact), rows)
-                self._acting[name] = fact.rows
 
     def _in_weights(self, fact: Remembered) -> bool:
         return self.solver != "gated" or fact.consolidated
@@ -648,9 +646,6 @@ class Model:
             prompts = [self._asked(q, fact.system) for q in fact.wordings]
             spans = [(p.ids, p.span) for p in prompts]
             return pooled(self._transformer, self.family, [gate.layer], spans)[0]
-
-    def _forget_recall(self) -> None:
-        self._recall, self._acting = None, {}
 
     def _put(self, change: Update | None) -> None:
         """Let W be the base W and this change."""

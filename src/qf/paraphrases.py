@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from qf.demo.curriculum import ask
-from qf.demo.relations import Relation, WorldFact, named
+from qf.demo.relations import WorldFact, drawn, named
 from qf.demo.worded import everyday, texts
 
 WORDINGS = 4  # of each question
@@ -46,10 +46,7 @@ def paraphrases(relations: int | None = None, seed: int = SEED) -> Paraphrases:
     for number in range(count):
         told = known[number * len(known) // count]
         for subject in range(SUBJECTS):
-            relation = Relation(
-                told.name, rng.choice(told.subjects), rng.choice(told.objects),
-                told.statements, told.questions, told.indirect, told.answer,
-            )  # fmt: skip
+            relation = drawn(rng, told)
             fact = WorldFact(relation, named(rng, relation.subject), "")
             found: list[str] = []
             while len(found) < WORDINGS:

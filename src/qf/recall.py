@@ -66,8 +66,9 @@ class Recall:
     def __len__(self) -> int:
         return len(self._facts)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._facts
+    def holds(self, name: str, keys: Tensor) -> bool:
+        """Whether the fact of this id acts, with these very keys."""
+        return name in self._facts and self._facts[name].keys is keys
 
     def names(self) -> list[str]:
         """The ids of the facts."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import csv
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
 from qf.demo.names import KINDS, english, made_up, made_up_word
-from qf.demo.worded import everyday, fill
+from qf.demo.worded import Worded, everyday, fill
 
 
 @dataclass(frozen=True)
@@ -807,17 +807,23 @@ def _kind(rng: random.Random) -> Relation:
     )  # fmt: skip
 
 
-def _everyday(rng: random.Random) -> Relation:
-    told = rng.choice(everyday())
+def drawn(rng: random.Random, told: Worded) -> Relation:
+    """A relation of everyday life with one of its shapes for either end."""
     return Relation(
         told.name,
         rng.choice(told.subjects),
         rng.choice(told.objects),
         told.statements,
-        tuple(q for q in told.questions if q not in _ASKED_OF_KNOWN),
+        told.questions,
         told.indirect,
         told.answer,
     )
+
+
+def _everyday(rng: random.Random) -> Relation:
+    relation = drawn(rng, rng.choice(everyday()))
+    own = tuple(q for q in relation.questions if q not in _ASKED_OF_KNOWN)
+    return replace(relation, questions=own)
 
 
 _ASKED_OF_KNOWN = {q for relation in KNOWN.values() for q in relation.questions}
