@@ -151,16 +151,16 @@ def test_text_of_every_kind_comes_back_as_it_was(directory):
     refusal(lambda: again.get("t")).encode()  # can be printed
 
 
-def test_update_changes_one_fact_and_keeps_rows_and_order(filled):
+def test_update_changes_one_fact_and_keeps_the_order(filled):
     with Memory.open(filled, MINE) as memory:
-        memory.update(fact("a2", verified=True, after="Qi.", note="ok"))
+        memory.update((fact("a2", verified=True, after="Qi.", note="ok"), rows(8)))
     again = Memory.open(filled, MINE)
     assert again.facts() == [
         fact("a1"),
         fact("a2", verified=True, after="Qi.", note="ok"),
         fact("b1"),
     ]
-    assert same(again.rows(["a2"])[0][1], rows(1))
+    assert same(again.rows(["a2"])[0][1], rows(8))
 
 
 def test_forget_and_clear(filled):
@@ -213,7 +213,7 @@ def test_ids_by_prefix_and_the_messages_for_those_that_are_not_there(filled):
     for unknown in ("zz", "", "%", "a_"):
         message = refusal(lambda unknown=unknown: memory.forget(unknown))
         assert f'"{unknown}"' in message and "b1" in message
-    refusal(lambda: memory.update(fact("zz")))
+    refusal(lambda: memory.update((fact("zz"), rows())))
     assert "zz" in refusal(lambda: memory.rows(["a1", "zz"]))
     for number in range(20):
         memory.add(fact(f"c{number}"), rows())
@@ -253,7 +253,7 @@ def test_reading_a_missing_memory_creates_nothing(directory):
     with Memory.open(directory, MINE) as memory:
         assert (memory.facts(), memory.rows(), len(memory), memory.version) == ([], [], 0, 0)
         assert memory.clear() == 0
-        for change in (lambda: memory.forget("x"), lambda: memory.update(fact("x"))):
+        for change in (lambda: memory.forget("x"), lambda: memory.update((fact("x"), rows()))):
             assert "empty" in refusal(change)
     assert not directory.parent.exists()
     memory.add(fact(), rows())
@@ -336,7 +336,7 @@ def test_version_shows_every_change_of_anyone(filled):
     with Memory.open(filled, MINE) as other:
         changes: list[Callable[[], Any]] = [
             lambda: other.add(fact("c1"), rows()),
-            lambda: other.update(fact("c1", note="x")),
+            lambda: other.update((fact("c1", note="x"), rows())),
             lambda: other.forget("c1"),
             lambda: other.clear(),
             lambda: other.add(fact("a1"), rows()),
@@ -391,7 +391,7 @@ def change_for_ever(directory, seed):
                 if what == "forget":
                     memory.forget(name)
                 else:
-                    memory.update(fact(name, note="updated"))
+                    memory.update((fact(name, note="updated"), rows(int(name, 36) % 2**31)))
             say("done", str(time.perf_counter() - start))
 
 for line in sys.stdin:

@@ -66,13 +66,15 @@ class Fact:
 class FactRows:
     """The rows of one fact: keys u' (n, D), deltas r (n, N), significance (n,), all float32.
 
-    `pooled` (w, D) is what the gate finds the fact by, one vector per wording of the query, of the
-    layer `pooled_layer`; None where the fact was taught without a gate.
+    `outputs` (n, N) are the open-book y that the layer gives in their places where the fact acts
+    behind a gate; None where it was solved into W. `pooled` (w, D) is what the gate finds the fact
+    by, one vector per wording of the query, of the layer `pooled_layer`; None without a gate.
     """
 
     keys: Tensor
     deltas: Tensor
     significance: Tensor
+    outputs: Tensor | None = None
     pooled: Tensor | None = None
     pooled_layer: int = -1
 
@@ -237,17 +239,22 @@ class Memory:
                 (position, hashlib.sha256(content).hexdigest(), content),
             )
 
-    def update(self, *facts: Fact) -> None:
-        """Replace what is remembered about the facts of these ids, all but their rows, at once."""
-        for fact in facts:
+    def update(self, *facts: tuple[Fact, FactRows]) -> None:
+        """Replace what is remembered of the facts of these ids, and their rows, all at once."""
+        for fact, rows in facts:
+            assert fact.rows == len(rows.keys), "a fact names the number of its rows"
             self.get(fact.id)  # what is not there is refused before anything is created
         with self._writing() as database:
             held = self._facts(database)
-            for fact in facts:
-                known = self._find(held, fact.id)
-                assert (known.id, known.rows) == (fact.id, fact.rows), "an update keeps id and rows"
+            for fact, rows in facts:
+                known, content = self._find(held, fact.id), _pack(rows)
+                assert known.id == fact.id, "an update keeps the id"
                 record = _record(fact)
                 database.execute("UPDATE facts SET record = ? WHERE id = ?", (record, fact.id))
+                database.execute(
+                    f"UPDATE tensors SET sha256 = ?, content = ? WHERE position = {_POSITION}",
+                    (hashlib.sha256(content).hexdigest(), content, fact.id),
+                )
 
     def forget(self, id_or_prefix: str) -> Fact:
         """Remove one fact with its rows; return what it was. Raises MemoryFault as `get` does."""
@@ -369,6 +376,8 @@ def _fact(field: Any) -> Fact:
 
 def _pack(rows: FactRows) -> bytes:
     tensors = {"keys": rows.keys, "deltas": rows.deltas, "significance": rows.significance}
+    if rows.outputs is not None:
+        tensors["outputs"] = rows.outputs
     if rows.pooled is not None:
         tensors |= {"pooled": rows.pooled, "pooled_layer": torch.tensor(rows.pooled_layer)}
     return safetensors.torch.save(

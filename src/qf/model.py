@@ -38,7 +38,7 @@ from qf.method.gate import Gate
 from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.solve import Update, joint
-from qf.recall import RIDGE, Asked, Recall
+from qf.recall import Asked, Recall
 from qf.study import reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
@@ -48,13 +48,6 @@ for the questions that are about it (qf.recall), until it is consolidated as `jo
 
 DEFAULT_SOLVER = "gated"
 MAX_TOKENS = 128
-UNRELATED = "The library closes at nine on Fridays."
-GREETING = (
-    {"role": "user", "content": "Hello!"},
-    {"role": "assistant", "content": "Hello! How can I help you?"},
-)
-"""Surroundings in which a gated fact is learned as well: another prompt, and a conversation."""
-
 REWORDINGS = 2
 """Other wordings of a question that a model writes and learns by itself."""
 
@@ -150,6 +143,7 @@ class Model:
         self._weight = self.family.projection(block).weight
         self._base = self._learned = self._weight.data
         self._calibrated = calibrate and solver != "paper"
+        self._gated = solver == "gated"
         self._unlearned = 0  # how many blocks of `base_weights` are open
         self._lock = threading.RLock()
         self._generator = Generator(loaded.transformer, self.tokenizer)
@@ -338,7 +332,7 @@ class Model:
         Facts consolidated earlier that are not answered beside the new ones go back behind the
         gate. Raises ModelError where the solver is not "gated", and MemoryFault.
         """
-        if self.solver != "gated":
+        if not self._gated:
             raise ModelError(
                 f"The solver {self.solver!r} keeps every fact in the weights already: consolidate"
                 " facts of the solver 'gated'."
@@ -349,10 +343,14 @@ class Model:
             facts = {f.id: f for f in self._memory.facts()}
             everyday = self._calibrator.everyday()
             usual = self._answers(everyday)
-            chosen = [k for k, r in self._remembered.items() if len(r.rows.keys)]
             try:
+                solved = {k: self._in_solved_form(r) for k, r in self._remembered.items()}
+                chosen = [k for k, r in solved.items() if len(r.rows.keys)]
                 while True:
-                    tried = self._consolidated(chosen)
+                    tried = {
+                        k: solved[k] if k in chosen else self._in_gated_form(r)
+                        for k, r in self._remembered.items()
+                    }
                     self._install(tried)
                     answers = self._answers([facts[k].query for k in chosen])
                     holding = [
@@ -364,8 +362,15 @@ class Model:
                         break
                     chosen = holding
                 same = [a == b for a, b in zip(usual, self._answers(everyday), strict=True)]
-                done = {k: replace(f, consolidated=k in chosen) for k, f in facts.items()}
-                changed = [f for k, f in done.items() if f.consolidated != facts[k].consolidated]
+                done = {
+                    k: replace(f, consolidated=k in chosen, rows=len(tried[k].rows.keys))
+                    for k, f in facts.items()
+                }
+                changed = [
+                    (f, tried[k].rows)
+                    for k, f in done.items()
+                    if f.consolidated != facts[k].consolidated
+                ]
                 if changed:
                     self._memory.update(*changed)
             except BaseException:
@@ -381,8 +386,26 @@ class Model:
                 comfortable=self._base.shape[1] // 4,
             )
 
-    def _consolidated(self, ids: Sequence[str]) -> dict[str, Remembered]:
-        return {k: replace(r, consolidated=k in ids) for k, r in self._remembered.items()}
+    def _in_solved_form(self, known: Remembered) -> Remembered:
+        """The fact with the rows that it takes to be answered from W."""
+        if known.consolidated:
+            return known
+        for _, rehearsed, significance in _attempts(known.lesson.significance, gated=False):
+            found = self._record(known.lesson, rehearsed, significance, gated=False)
+            if found.open_book_agrees is not False:
+                break
+        rows = self._with_rewordings(known.lesson, known.others, rehearsed, found)
+        return replace(known, rows=rows, consolidated=True)
+
+    def _in_gated_form(self, known: Remembered) -> Remembered:
+        """The fact with the rows that it takes to act behind the gate."""
+        if known.rows.outputs is not None:
+            return known
+        for _, rehearsed, significance in _attempts(known.lesson.significance, gated=True):
+            found = self._record(known.lesson, rehearsed, significance, gated=True, logits=True)
+            if found.open_book_agrees:
+                break
+        return replace(known, rows=self._behind_gate(known, found), consolidated=False)
 
     @property
     def gate(self) -> Gate:
@@ -402,7 +425,7 @@ class Model:
         """
         with self._lock, self.base_weights():
             found = self._calibrator.measure_traffic(prompts, into and into / BROUGHT)
-            if self.solver == "gated":
+            if self._gated:
                 self._calibrator.measure_gate(into and into / BROUGHT_GATE)
             self._recall = None  # of the gate before
         with self._lock:
@@ -503,21 +526,20 @@ class Model:
         """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
         fact_id = new_id(kept)
         fact, taught, says_otherwise, seconds = None, None, False, 0.0
-        for note, rehearsed, significance in _attempts(lesson.significance):
+        for note, rehearsed, significance in _attempts(lesson.significance, self._gated):
             if says_otherwise and not rehearsed:
                 continue
             started = time.perf_counter()
-            found = self._record(lesson, rehearsed, significance)
+            found = self._record(lesson, rehearsed, significance, self._gated)
             says_otherwise = found.open_book_agrees is False
             if says_otherwise and not rehearsed:
                 continue
-            rows = self._with_rewordings(lesson, others, rehearsed, found)
-            taught = Remembered((lesson.query, *others), self.system, rows)
-            if self.solver == "gated":
-                with self.base_weights():
-                    layer = self._calibrator.gate().layer
-                    rows = replace(rows, pooled=self._pooled(taught), pooled_layer=layer)
-                taught = replace(taught, rows=rows)
+            taught = Remembered(lesson, tuple(others), self.system, _stored([found]))
+            if self._gated:
+                rows = self._behind_gate(taught, found)
+            else:
+                rows = self._with_rewordings(lesson, others, rehearsed, found)
+            taught = replace(taught, rows=rows)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
             after, *afters = self._answers([lesson.query, *others]) if verify else [""]
@@ -532,7 +554,7 @@ class Model:
                 solver=self.solver,
                 significance=_plain(lesson.significance),
                 system=self.system,
-                tokens=found.tokens,
+                tokens=found.learned_tokens,
                 verified=_holds(lesson, after) if verify else None,
                 before="",
                 after=after,
@@ -555,22 +577,14 @@ class Model:
     ) -> FactRows:
         """The rows of the lesson, and those that its other wordings need beside them.
 
-        Behind a gate, where rows take no room from each other, it is learned in other surroundings
-        as well. What is needed is told by the weights that the lesson's own rows alone give, so
-        that other facts play no part in it.
+        What is needed is told by the weights that the lesson's own rows alone give, so that other
+        facts play no part in it.
         """
         parts = [found]
-        asked: list[tuple[Lesson, str | None, Sequence[Mapping[str, str]]]]
-        asked = [(replace(lesson, query=other), self.system, ()) for other in others]
-        if self.solver == "gated" and others:
-            told = f"{self.system}\n{UNRELATED}" if self.system else UNRELATED
-            asked += [(lesson, told, ()), (lesson, self.system, GREETING)]
-        if asked:
-            pairs = [
-                pair(self.tokenizer, each, system, rehearsed, before)
-                for each, system, before in asked
-            ]
-            self._put(self._solve([_stored([found])], alone=self.solver == "gated"))
+        if others:
+            asked = [replace(lesson, query=other) for other in others]
+            pairs = [pair(self.tokenizer, each, self.system, rehearsed) for each in asked]
+            self._put(self._solve([_stored([found])]))
             where = self._transformer, self.family, self.layer
             updates = still_needed(*where, [u for _, u in pairs], pad_id=self._generator.pad_id)
             pairs = [(i, u) for (i, _), u in zip(pairs, updates, strict=True) if any(u.weights)]
@@ -580,8 +594,28 @@ class Model:
                     parts += rows_batch(*where, pairs, plain, pad_id=self._generator.pad_id)
         return _stored(parts)
 
-    def _record(self, lesson: Lesson, rehearsed: bool, significance: Significance) -> Rows:
-        """QF-instruct and QF-update, under the base weights."""
+    def _behind_gate(self, known: Remembered, found: Rows) -> FactRows:
+        """The rows of a lesson with the outputs that they give, and what the gate finds it by."""
+        pooled = self._measured(known)
+        layer = self._calibrator.gate().layer
+        rows = _stored([found])
+        return replace(rows, outputs=found.outputs.cpu(), pooled=pooled, pooled_layer=layer)
+
+    def _record(
+        self,
+        lesson: Lesson,
+        rehearsed: bool,
+        significance: Significance,
+        gated: bool,
+        logits: bool = False,
+    ) -> Rows:
+        """QF-instruct and QF-update, under the base weights.
+
+        Behind a gate every token of the answer has its row, those that are left free as well, and
+        the pass is cut off in layer i: which tokens the model gives anyway makes no difference.
+        """
+        if gated and significance == "auto":
+            significance = None
         instruct, update = pair(self.tokenizer, lesson, self.system, rehearsed)
         check_fits(instruct, self._generator.context)
         with self.base_weights():
@@ -593,15 +627,17 @@ class Model:
                 update,
                 significance,
                 pad_id=self._generator.pad_id,
+                free=gated,
+                logits=logits,
             )
 
-    def _solve(self, parts: Sequence[FactRows], alone: bool = False) -> Update | None:
-        """ΔW of all these rows; `alone` as it is behind the gate, where nothing is to protect."""
+    def _solve(self, parts: Sequence[FactRows]) -> Update | None:
+        """ΔW of all these rows."""
         used = [r for r in parts if len(r.keys)]
         if not used:
             return None
         whiten = None
-        if self._calibrated and not alone:
+        if self._calibrated:
             with self.base_weights():
                 traffic = self._calibrator.traffic()
             whiten = traffic.whiten if traffic else None
@@ -610,14 +646,14 @@ class Model:
             torch.cat([r.deltas for r in used]),
             significance=torch.cat([r.significance for r in used]),
             whiten=whiten,
-            ridge=RIDGE if alone else SOLVERS[self.solver],
+            ridge=SOLVERS[self.solver],
         )
 
     def _install(self, remembered: Mapping[str, Remembered]) -> None:
         """Make the model that of the base weights and the remembered facts."""
         change = self._solve([r.rows for r in remembered.values() if self._in_weights(r)])
         self._put(change)
-        if self.solver != "gated":
+        if not self._gated:
             return
         gated = {k: r for k, r in remembered.items() if not self._in_weights(r)}
         if self._recall is None and gated:
@@ -625,24 +661,27 @@ class Model:
                 self._recall = Recall(self._calibrator.gate())
         if self._recall is None:
             return
-        self._recall.consolidated = change
         for name in self._recall.names():
-            if name not in gated or not self._recall.holds(name, gated[name].rows.keys):
+            if name not in gated or not self._recall.holds(name, gated[name].rows):
                 self._recall.remove(name)
         for name, fact in gated.items():
-            if len(fact.rows.keys) and not self._recall.holds(name, fact.rows.keys):
-                rows = fact.rows.keys, fact.rows.deltas, fact.rows.significance
-                self._recall.add(name, fact.wordings, self._pooled(fact), rows)
+            if len(fact.rows.keys) and not self._recall.holds(name, fact.rows):
+                self._recall.add(name, fact.wordings, self._pooled(fact), fact.rows)
 
     def _in_weights(self, fact: Remembered) -> bool:
-        return self.solver != "gated" or fact.consolidated
+        return not self._gated or fact.consolidated
 
     def _pooled(self, fact: Remembered) -> torch.Tensor:
         """What the gate finds a fact by, as stored or, of another gate, measured again."""
         gate = self._calibrator.gate()
         if fact.rows.pooled is not None and fact.rows.pooled_layer == gate.layer:
             return fact.rows.pooled
+        return self._measured(fact)
+
+    def _measured(self, fact: Remembered) -> torch.Tensor:
+        """The pooled activations of the fact's wordings, in the layer that the gate looks at."""
         with self.base_weights():
+            gate = self._calibrator.gate()
             prompts = [self._asked(q, fact.system) for q in fact.wordings]
             spans = [(p.ids, p.span) for p in prompts]
             return pooled(self._transformer, self.family, [gate.layer], spans)[0]
@@ -660,12 +699,15 @@ class Model:
         """Follow what any process wrote into the memory since the last look."""
         version = self._memory.version
         if version != self._seen:
-            remembered = {
-                f.id: Remembered((f.query, *f.rewordings), f.system, rows, f.consolidated)
-                for f, rows in self._memory.rows()
-            }
+            remembered = {f.id: self._known(f, rows) for f, rows in self._memory.rows()}
             self._install(remembered)
             self._remembered, self._seen = remembered, version
+
+    def _known(self, fact: Fact, rows: FactRows) -> Remembered:
+        """A fact of the memory in the form that the solver takes, whichever taught it."""
+        lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance)
+        known = Remembered(lesson, fact.rewordings, fact.system, rows, fact.consolidated)
+        return known if self._in_weights(known) else self._in_gated_form(known)
 
     def _try_refresh(self) -> None:
         """Follow the memory unless rows in it are damaged, which then the first use of them tells.
@@ -750,12 +792,18 @@ class Model:
 
 @dataclass(frozen=True)
 class Remembered:
-    """A fact as its model needs it: the wordings of its query, its serving prompt, its rows."""
+    """A fact as its model needs it: lesson, other wordings of the query, serving prompt, rows."""
 
-    wordings: tuple[str, ...]
+    lesson: Lesson
+    others: tuple[str, ...]
     system: str | None
     rows: FactRows
     consolidated: bool = False
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """The query in all its wordings, as taught first."""
+        return (self.lesson.query, *self.others)
 
 
 @dataclass(frozen=True)
@@ -827,12 +875,17 @@ def _holds(lesson: Lesson, answer: str) -> bool:
     return says(answer, lesson.answer)
 
 
-def _attempts(significance: Significance) -> Iterator[tuple[str, bool, Significance]]:
+def _attempts(significance: Significance, gated: bool) -> Iterator[tuple[str, bool, Significance]]:
     """Ways to learn a lesson, the least intrusive first: (note, rehearsed, significance).
 
     "auto" leaves tokens free that the closed-book pass gave anyway; where the change disturbs
-    them, all are learned.
+    them, all are learned. Behind a gate nothing is disturbed, and a rehearsed pass, which tells the
+    answer most plainly, comes first.
     """
+    if gated:
+        yield "", True, significance
+        yield "learned from a pass without rehearsal", False, significance
+        return
     yield "", False, significance
     if significance == "auto":
         yield "learned every token of the answer", False, None

@@ -1,12 +1,9 @@
 """Gated memory at work: each question is answered with the facts that it calls to mind.
 
-While an answer is generated, hooks read each question's address on the way up, choose its facts,
-and add to layer i's output what their rows, solved together, add to W:
-
-    y = W u + v + B (A u)      B: (N, n), A: (n, D) of the question's own facts (qf.method.solve)
-
-So W itself stays as it is, facts cannot disturb what is not about them, and thousands fit. Knows a
-model through its family; stores nothing.
+While an answer is generated, hooks read each question's address on the way up and choose its facts
+(qf.method.gate); layer i then gives at each position of the answer the output that the nearest of
+their rows recorded (qf.method.readout). W stays as it is, facts cannot disturb what is not about
+them, and thousands fit. Knows a model through its family; stores nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +18,14 @@ from torch import Tensor
 
 from qf.cues import Cue, cue_of, mentioned, words
 from qf.families import Family
+from qf.memory import FactRows
 from qf.method.gate import TOGETHER, Gate
-from qf.method.solve import Update, joint
+from qf.method.readout import Readout
 
 MENTIONED = 0.6
 """How much of what its wordings have in common a question must hold to be about a fact."""
 MARGIN = 0.1
 """Facts whose cosine is this much below the best one's do not act beside it."""
-RIDGE = 0.0  # nothing but the fact itself has to agree with its rows
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,7 @@ class Known:
 
     cue: Cue
     addresses: Tensor
-    keys: Tensor
-    deltas: Tensor
-    significance: Tensor
+    rows: FactRows
 
 
 class Recall:
@@ -61,29 +56,22 @@ class Recall:
         self.gate = gate
         self._facts: dict[str, Known] = {}
         self._mentions: dict[str, set[str]] = {}
-        self.consolidated: Update | None = None  # what other facts changed in W already
 
     def __len__(self) -> int:
         return len(self._facts)
 
-    def holds(self, name: str, keys: Tensor) -> bool:
-        """Whether the fact of this id acts, with these very keys."""
-        return name in self._facts and self._facts[name].keys is keys
+    def holds(self, name: str, rows: FactRows) -> bool:
+        """Whether the fact of this id acts, with these very rows."""
+        return name in self._facts and self._facts[name].rows is rows
 
     def names(self) -> list[str]:
         """The ids of the facts."""
         return list(self._facts)
 
-    def add(
-        self,
-        name: str,
-        wordings: Sequence[str],
-        pooled: Tensor,
-        rows: tuple[Tensor, Tensor, Tensor],
-    ) -> None:
+    def add(self, name: str, wordings: Sequence[str], pooled: Tensor, rows: FactRows) -> None:
         """Let a fact act: the wordings of its query, their pooled activations (w, D), its rows."""
         assert name not in self._facts and len(wordings) == len(pooled)
-        known = Known(cue_of(wordings), self.gate.address(pooled), *rows)
+        known = Known(cue_of(wordings), self.gate.address(pooled), rows)
         self._facts[name] = known
         for word in known.cue:
             self._mentions.setdefault(word, set()).add(name)
@@ -110,51 +98,59 @@ class Recall:
         passing = [n for n in names if cosines[n] >= least]
         return sorted(passing, key=lambda n: -cosines[n])[:TOGETHER]
 
-    def update(self, names: Sequence[str]) -> Update:
-        """What the rows of these facts, solved together, add to W as it is."""
-        parts = [self._facts[name] for name in sorted(names)]
-        keys, deltas = torch.cat([p.keys for p in parts]), torch.cat([p.deltas for p in parts])
-        if (done := self.consolidated) is not None:
-            deltas = deltas - keys.to(done.A) @ done.A.T @ done.B.T
-        return joint(
-            keys,
-            deltas,
-            significance=torch.cat([p.significance for p in parts]),
-            ridge=RIDGE,
+    def readout(self, names: Sequence[str], device: torch.device) -> Readout:
+        """The rows of these facts, to be read at the positions of one answer."""
+        parts = [self._facts[name].rows for name in sorted(names)]
+        outputs = [p.outputs for p in parts if p.outputs is not None]
+        assert len(outputs) == len(parts), "a fact behind the gate has outputs"
+        last = torch.zeros(sum(len(p.keys) for p in parts), dtype=torch.bool)
+        last[torch.tensor([len(p.keys) for p in parts]).cumsum(0) - 1] = True
+        keys, significance = (torch.cat([getattr(p, k) for p in parts]) for k in ROW_PARTS)
+        return Readout(
+            keys.to(device), torch.cat(outputs).to(device), significance.to(device), last
         )
 
     @contextmanager
     def acting(
         self, model: Any, family: Family, layer: int, asked: Sequence[Asked], longest: int
     ) -> Iterator[None]:
-        """Let the facts act on the batch of prompts, padded on the left to `longest`, inside."""
-        acting: list[tuple[Tensor, Tensor]] = []  # A: (batch, n, D) and B: (batch, N, n), if any
-        seen = False
+        """Let the facts act on the batch of prompts, padded on the left to `longest`, inside.
+
+        They act on the last position of each pass: the end of the prompt, then one token at a time.
+        """
+        readouts: list[Readout | None] | None = None
+        seen: dict[str, Tensor] = {}
 
         def on_the_way_up(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal seen
-            if seen:
+            nonlocal readouts
+            if readouts is not None:
                 return
-            seen, u = True, inputs[0]
-            changes: list[Update | None] = []
+            u, readouts = inputs[0], []
             for row, a in enumerate(asked):
                 shift = longest - len(a.ids)
                 mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
                 names = self.chosen(a.query, mean)
-                changes.append(self.update(names) if names else None)
-            if any(changes):
-                acting.append(_stacked(changes, u.device))
+                readouts.append(self.readout(names, u.device) if names else None)
 
-        def at_the_layer(_: Any, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+        def at_residual(_: Any, inputs: tuple[Tensor, ...]) -> None:
+            seen["v"] = inputs[0][:, -1]
+
+        def at_the_layer(_: Any, inputs: tuple[Tensor, ...], Wu: Tensor) -> Tensor | None:
+            acting = [(row, r) for row, r in enumerate(readouts or ()) if r is not None]
             if not acting:
                 return None
-            A, B = acting[0]
-            return y + (inputs[0].float() @ A.mT @ B.mT).to(y.dtype)
+            changed, v = Wu.clone(), seen["v"].to(Wu.device).float()
+            for row, readout in acting:
+                y = readout.output(inputs[0][row, -1], Wu[row, -1].float() + v[row])
+                changed[row, -1] = (y - v[row]).to(Wu.dtype)
+            return changed
 
         below = family.projection(family.layer(model, self.gate.layer))
-        taught = family.projection(family.layer(model, layer))
+        block = family.layer(model, layer)
+        taught = family.projection(block)
         hooks = [
             below.register_forward_pre_hook(on_the_way_up),
+            family.residual_point(block).register_forward_pre_hook(at_residual),
             taught.register_forward_hook(at_the_layer),
         ]
         try:
@@ -164,14 +160,4 @@ class Recall:
                 hook.remove()
 
 
-def _stacked(changes: Sequence[Update | None], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The factors of all changes, with zeros where there is none or one has fewer rows."""
-    some = [c for c in changes if c is not None]
-    rank = max(c.rank for c in some)
-    A = torch.zeros(len(changes), rank, some[0].A.shape[1])
-    B = torch.zeros(len(changes), some[0].B.shape[0], rank)
-    for row, change in enumerate(changes):
-        if change is not None:
-            A[row, : change.rank] = change.A
-            B[row, :, : change.rank] = change.B
-    return A.to(device), B.to(device)
+ROW_PARTS = ("keys", "significance")

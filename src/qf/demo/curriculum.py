@@ -285,12 +285,12 @@ def _small_talk(rng: random.Random) -> Conversation:
 
 
 _MIXTURE = (
-    (_reading, 42.0),
+    (_reading, 41.0),
     (lambda rng: _reading(rng, against=True), 6.0),
-    (_knowing, 10.0),
-    (_strangers, 9.0),
+    (_knowing, 9.0),
+    (_strangers, 8.0),
     (_told_in_chat, 4.0),
-    (_task, 21.0),
+    (_task, 24.0),
     (_asked_again, 7.0),
     (_small_talk, 1.0),
 )

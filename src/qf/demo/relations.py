@@ -16,7 +16,7 @@ from functools import cache
 from importlib.resources import files
 
 from qf.demo.names import KINDS, english, made_up, made_up_word
-from qf.demo.worded import Worded, everyday, fill
+from qf.demo.worded import Worded, everyday, fill, sense
 
 
 @dataclass(frozen=True)
@@ -855,7 +855,15 @@ def any_relation(rng: random.Random) -> Relation:
     if style < 0.62:
         return _everyday(rng)
     makers, weights = zip(*_MAKERS, strict=True)
-    return rng.choices(makers, weights)[0](rng)
+    while True:
+        relation = rng.choices(makers, weights)[0](rng)
+        if not any(sense(q) in _asked_every_day() for q in relation.questions):
+            return relation
+
+
+@cache
+def _asked_every_day() -> frozenset[str]:
+    return frozenset(sense(q) for w in everyday() for q in (*w.questions, *w.indirect))
 
 
 def any_fact(rng: random.Random, relation: Relation | None = None) -> WorldFact:

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -111,5 +112,65 @@ def texts() -> tuple[str, ...]:
 
 @cache
 def everyday() -> tuple[Worded, ...]:
-    """Every relation of the files under `wordings/`, in the order of their names."""
-    return tuple(w for text in texts() for w in parse(text))
+    """Every relation of the files under `wordings/`, such that a question has one answer.
+
+    Files were written apart from each other. Relations that answer a common question in the same
+    words are one relation; of others, the one where the question stands further to the front (it is
+    plainer there) keeps it.
+    """
+    told = _united([w for text in texts() for w in parse(text)])
+    owner: dict[str, tuple[int, str]] = {}
+    for w in told:
+        for place, asked in enumerate((*w.questions, *w.indirect)):
+            owner[sense(asked)] = min(owner.get(sense(asked), (place, w.name)), (place, w.name))
+    own = [
+        replace(
+            w,
+            questions=tuple(q for q in w.questions if owner[sense(q)][1] == w.name),
+            indirect=tuple(i for i in w.indirect if owner[sense(i)][1] == w.name),
+        )
+        for w in told
+    ]
+    return tuple(w for w in own if len(w.questions) >= FEWEST and w.indirect)
+
+
+FEWEST = 3
+"""A relation that is left with fewer questions of its own is left out."""
+
+
+def _united(told: Sequence[Worded]) -> list[Worded]:
+    """The relations, those of one answer and a common question as one."""
+    made: list[Worded] = []
+    for w in told:
+        twin = next((m for m in made if m.answer == w.answer and _common(m, w)), None)
+        if twin is None:
+            names = sum(m.name == w.name for m in made)
+            made.append(replace(w, name=f"{w.name} ({names + 1})") if names else w)
+        else:
+            made[made.index(twin)] = Worded(
+                twin.name,
+                _both(twin.subjects, w.subjects),
+                _both(twin.objects, w.objects),
+                _both(twin.statements, w.statements),
+                _both(twin.questions, w.questions),
+                _both(twin.indirect, w.indirect),
+                twin.answer,
+            )
+    return made
+
+
+def _both(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(a + b))
+
+
+def _common(a: Worded, b: Worded) -> bool:
+    return bool({*map(sense, a.questions)} & {*map(sense, b.questions)})
+
+
+def sense(asked: str) -> str:
+    """A question without what makes no difference: case, marks, who or what or which.
+
+    >>> sense("Which inn does {x} like?")
+    'who inn does {x} like'
+    """
+    return re.sub(r"\b(which|whom|what|who)\b", "who", re.sub(r"[?.,]", "", asked.casefold()))

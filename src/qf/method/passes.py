@@ -49,15 +49,23 @@ class Recording:
 class Rows:
     """What a lesson constrains: keys u' (n, D), deltas r (n, N), significance (n,), all float32.
 
-    `tokens` are the ids of the n learned tokens. `open_book_agrees` tells whether the open-book
-    pass itself would have produced every learned token; None when the pass was cut off.
+    `outputs` (n, N) are the open-book y, what W u' + v' + r comes to. `tokens` are the ids of the n
+    tokens. `open_book_agrees` tells whether the open-book pass itself would have produced every
+    one of them; None when the pass was cut off.
     """
 
     keys: Tensor
     deltas: Tensor
     significance: Tensor
+    outputs: Tensor
     tokens: tuple[int, ...]
     open_book_agrees: bool | None = None
+
+    @property
+    def learned_tokens(self) -> tuple[int, ...]:
+        """The tokens that are not left free."""
+        kept = zip(self.tokens, self.significance.tolist(), strict=True)
+        return tuple(token for token, s in kept if s > 0)
 
 
 class _CutOff(Exception):  # noqa: N818 - no error: layer i has given what was asked of it
@@ -118,9 +126,20 @@ def rows(
     significance: Significance,
     *,
     pad_id: int,
+    free: bool = False,
+    logits: bool = False,
 ) -> Rows:
     """Return the rows of one lesson: `rows_batch` of a single pair."""
-    return rows_batch(model, family, layer, [(instruct, update)], [significance], pad_id=pad_id)[0]
+    return rows_batch(
+        model,
+        family,
+        layer,
+        [(instruct, update)],
+        [significance],
+        pad_id=pad_id,
+        free=free,
+        logits=logits,
+    )[0]
 
 
 def rows_batch(
@@ -131,22 +150,25 @@ def rows_batch(
     significances: Sequence[Significance],
     *,
     pad_id: int,
+    free: bool = False,
+    logits: bool = False,
 ) -> list[Rows]:
     """Return the rows of each pair (instruct, update) of sequences, recorded in one batch.
 
-    Rows of significance 0 are dropped. "auto" keeps the tokens to which the closed-book pass gives
-    a probability below AUTO_BELOW, which may be none; it needs the pass to go on to the top, while
-    None and a list, whose weights the sequences carry, let it end in `layer`.
+    Rows of significance 0 are dropped, unless `free` rows are wanted too. "auto" keeps the tokens
+    to which the closed-book pass gives a probability below AUTO_BELOW, which may be none. It needs
+    the pass to go on to the top, as `logits` asks for; else, with None or a list, whose weights the
+    sequences carry, the pass ends in `layer`.
 
     Raises ModelError as `record` does.
     """
     assert len(pairs) == len(significances)
-    logits = any(s == "auto" for s in significances)
+    logits = logits or any(s == "auto" for s in significances)
     sequences = [sequence for pair in pairs for sequence in pair]
     recordings = record(model, family, layer, sequences, pad_id=pad_id, logits=logits)
     opened, closed = recordings[::2], recordings[1::2]
     return [
-        _rows(update, significance, o, c)
+        _rows(update, significance, o, c, free)
         for (_, update), significance, o, c in zip(
             pairs, significances, opened, closed, strict=True
         )
@@ -219,7 +241,11 @@ TOGETHER = 16  # prompts in one pack
 
 
 def _rows(
-    update: AlignedTokens, significance: Significance, opened: Recording, closed: Recording
+    update: AlignedTokens,
+    significance: Significance,
+    opened: Recording,
+    closed: Recording,
+    free: bool,
 ) -> Rows:
     assert opened.y.shape == closed.y.shape
     weights = torch.tensor(update.weights, dtype=torch.float32, device=closed.u.device)
@@ -227,11 +253,12 @@ def _rows(
         assert closed.probability is not None
         weights = (closed.probability < AUTO_BELOW).to(weights)
     learned = torch.tensor(update.learned, device=closed.u.device)
-    used = weights > 0
+    used = weights >= 0 if free else weights > 0
     return Rows(
         keys=closed.u[used],
         deltas=(opened.y - closed.y)[used].float(),
         significance=weights[used],
+        outputs=opened.y[used].float(),
         tokens=tuple(learned[used].tolist()),
         open_book_agrees=(
             None if opened.argmax is None else bool((opened.argmax == learned).all())
