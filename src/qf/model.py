@@ -37,6 +37,7 @@ from qf.method.calibrate import Traffic
 from qf.method.gate import Gate
 from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
+from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
 from qf.recall import Asked, Recall
 from qf.study import reword, rewordings, sentences, write_question
@@ -662,11 +663,14 @@ class Model:
         if self._recall is None:
             return
         for name in self._recall.names():
-            if name not in gated or not self._recall.holds(name, gated[name].rows):
+            if name not in gated or not self._recall.holds(name, gated[name].rows.keys):
                 self._recall.remove(name)
         for name, fact in gated.items():
-            if len(fact.rows.keys) and not self._recall.holds(name, fact.rows):
-                self._recall.add(name, fact.wordings, self._pooled(fact), fact.rows)
+            rows = fact.rows
+            if len(rows.keys) and not self._recall.holds(name, rows.keys):
+                assert rows.outputs is not None  # as every fact behind the gate has
+                recorded = Recorded(rows.keys, rows.outputs, rows.significance)
+                self._recall.add(name, fact.wordings, self._pooled(fact), recorded)
 
     def _in_weights(self, fact: Remembered) -> bool:
         return not self._gated or fact.consolidated

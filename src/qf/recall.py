@@ -18,9 +18,8 @@ from torch import Tensor
 
 from qf.cues import Cue, cue_of, mentioned, words
 from qf.families import Family
-from qf.memory import FactRows
 from qf.method.gate import TOGETHER, Gate
-from qf.method.readout import Readout
+from qf.method.readout import Readout, Recorded
 
 MENTIONED = 0.6
 """How much of what its wordings have in common a question must hold to be about a fact."""
@@ -43,7 +42,7 @@ class Known:
 
     cue: Cue
     addresses: Tensor
-    rows: FactRows
+    recorded: Recorded
 
 
 class Recall:
@@ -60,18 +59,18 @@ class Recall:
     def __len__(self) -> int:
         return len(self._facts)
 
-    def holds(self, name: str, rows: FactRows) -> bool:
-        """Whether the fact of this id acts, with these very rows."""
-        return name in self._facts and self._facts[name].rows is rows
+    def holds(self, name: str, keys: Tensor) -> bool:
+        """Whether the fact of this id acts, with these very keys."""
+        return name in self._facts and self._facts[name].recorded.keys is keys
 
     def names(self) -> list[str]:
         """The ids of the facts."""
         return list(self._facts)
 
-    def add(self, name: str, wordings: Sequence[str], pooled: Tensor, rows: FactRows) -> None:
+    def add(self, name: str, wordings: Sequence[str], pooled: Tensor, recorded: Recorded) -> None:
         """Let a fact act: the wordings of its query, their pooled activations (w, D), its rows."""
         assert name not in self._facts and len(wordings) == len(pooled)
-        known = Known(cue_of(wordings), self.gate.address(pooled), rows)
+        known = Known(cue_of(wordings), self.gate.address(pooled), recorded)
         self._facts[name] = known
         for word in known.cue:
             self._mentions.setdefault(word, set()).add(name)
@@ -100,15 +99,7 @@ class Recall:
 
     def readout(self, names: Sequence[str], device: torch.device) -> Readout:
         """The rows of these facts, to be read at the positions of one answer."""
-        parts = [self._facts[name].rows for name in sorted(names)]
-        outputs = [p.outputs for p in parts if p.outputs is not None]
-        assert len(outputs) == len(parts), "a fact behind the gate has outputs"
-        last = torch.zeros(sum(len(p.keys) for p in parts), dtype=torch.bool)
-        last[torch.tensor([len(p.keys) for p in parts]).cumsum(0) - 1] = True
-        keys, significance = (torch.cat([getattr(p, k) for p in parts]) for k in ROW_PARTS)
-        return Readout(
-            keys.to(device), torch.cat(outputs).to(device), significance.to(device), last
-        )
+        return Readout([self._facts[name].recorded for name in sorted(names)], device)
 
     @contextmanager
     def acting(
@@ -158,6 +149,3 @@ class Recall:
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-ROW_PARTS = ("keys", "significance")

@@ -5,17 +5,17 @@ import torch
 from torch import Tensor
 
 from qf.method import readout
-from qf.method.readout import Readout
+from qf.method.readout import Readout, Recorded
 
 KEYS = torch.eye(4)[[0, 1, 0, 2]]  # the third row has the first one's key: a word that comes twice
 OUTPUTS = torch.arange(20.0).reshape(4, 5)
-END = torch.tensor([False, False, False, True])
 Y = torch.full((5,), -7.0)
 
 
-def rows(significance: Tensor | None = None, last: Tensor = END) -> Readout:
+def rows(significance: Tensor | None = None, lengths: tuple[int, ...] = (4,)) -> Readout:
     weights = torch.ones(4) if significance is None else significance
-    return Readout(KEYS, OUTPUTS, weights, last)
+    parts = (x.split(lengths) for x in (KEYS, OUTPUTS, weights))
+    return Readout([Recorded(*part) for part in zip(*parts, strict=True)])
 
 
 def read(memory: Readout, *keys: Tensor) -> list[list[float]]:
@@ -38,7 +38,7 @@ def test_an_answer_that_goes_another_way_is_followed() -> None:
 
 
 def test_the_end_of_one_answer_does_not_lead_into_the_next() -> None:
-    two = rows(last=torch.tensor([False, True, False, True]))
+    two = rows(lengths=(2, 2))
     between = KEYS[0] + 0.9 * KEYS[1]  # nearest to rows 0 and 2 alike, the first of which counts
     assert read(two, KEYS[1], between) == OUTPUTS[[1, 0]].tolist()
     assert read(rows(), KEYS[1], between) == OUTPUTS[[1, 2]].tolist()

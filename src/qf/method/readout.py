@@ -13,6 +13,9 @@ it leads on. Knows only tensors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -21,16 +24,24 @@ FOLLOWS = 0.3
 """So much closer counts the row after the one that was read last; half the cosine of two tokens."""
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """The rows of one answer, in order: keys u' (n, D), outputs y (n, N), significance (n,)."""
+
+    keys: Tensor
+    outputs: Tensor
+    significance: Tensor
+
+
 class Readout:
-    """The rows of the facts that act on one answer, and which of them was read last.
+    """The rows of the facts that act on one answer, on its device, and which was read last."""
 
-    keys (n, D), outputs (n, N), significance (n,); `last` (n,) tells the rows that end an answer.
-    """
-
-    def __init__(self, keys: Tensor, outputs: Tensor, significance: Tensor, last: Tensor) -> None:
-        self.keys, self.outputs = normalize(keys.float(), dim=1), outputs
-        self.share = significance.clamp(max=1).to(outputs)[:, None]
-        self.last = last.tolist()
+    def __init__(self, answers: Sequence[Recorded], device: torch.device | str = "cpu") -> None:
+        self.keys = normalize(torch.cat([a.keys for a in answers]).to(device).float(), dim=1)
+        self.outputs = torch.cat([a.outputs for a in answers]).to(device)
+        weights = torch.cat([a.significance for a in answers]).to(self.outputs)
+        self.share = weights.clamp(max=1)[:, None]
+        self.last = [i == len(a.keys) - 1 for a in answers for i in range(len(a.keys))]
         self._read: int | None = None
 
     def output(self, u: Tensor, y: Tensor) -> Tensor:
