@@ -63,24 +63,17 @@ def read_gate(file: Path, key: str) -> Gate | None:
             told = stored.metadata()
             if told["key"] != key:
                 return None
-            V, moments = stored.get_tensor("directions").float(), stored.get_tensor("moments")
-            within = Traffic(V, moments, float(told["floor"]))
-            center = stored.get_tensor("center")
-            return Gate(int(told["layer"]), center, within, float(told["threshold"]))
+            center, directions = stored.get_tensor("center"), stored.get_tensor("directions")
+            return Gate(int(told["layer"]), center, directions, float(told["threshold"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
 
 
 def write_gate(file: Path, key: str, gate: Gate) -> None:
     """Write a gate, all or nothing."""
-    within = gate.within
-    tensors = {
-        "directions": within.directions.half(),
-        "moments": within.moments,
-        "center": gate.center,
-    }
-    told = {"key": key, "floor": repr(within.floor), "layer": str(gate.layer)}
-    _write(file, tensors, told | {"threshold": repr(gate.threshold)})
+    tensors = {"directions": gate.directions, "center": gate.center}
+    told = {"key": key, "layer": str(gate.layer), "threshold": repr(gate.threshold)}
+    _write(file, tensors, told)
 
 
 def _write(file: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from qf.errors import ModelError
 from qf.families import Family
 from qf.lesson import align, messages, prompt_with_span
 from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
-from qf.method.gate import Gate, confused, fit
+from qf.method.gate import DIRECTIONS, FLOOR, MISSED, PRINCIPAL, Gate, confused, fit
 from qf.method.passes import pooled
 from qf.paraphrases import Paraphrases, paraphrases, source
 
@@ -28,6 +28,7 @@ TOKENS = 24  # of an answer that are looked at
 LARGE = 200_000_000  # parameters from which fewer questions will do
 LARGE_QUESTIONS, LARGE_RELATIONS = 120, 40
 LAYERS = 6  # that the gate chooses from, spread evenly up to the taught one
+GATE = f"discriminants {DIRECTIONS} {PRINCIPAL} {FLOOR} {MISSED}"  # how a gate is made
 
 
 @dataclass
@@ -101,15 +102,13 @@ class Calibrator:
     def measure_gate(self, into: Path | None = None) -> Gate:
         """Find the layer, up to the taught one, whose activations tell questions apart best."""
         asked = self._paraphrases()
-        count = min(LAYERS, self.layer + 1)
-        layers = sorted({self.layer - i * (self.layer + 1) // count for i in range(count)})
+        layers = sorted({round(i * self.layer / (LAYERS - 1)) for i in range(LAYERS)})
         prompts = [prompt_with_span(self.tokenizer, self._closed(q)) for q in asked.questions]
         found = pooled(self.transformer, self.family, layers, prompts)
-        meanings, relations = torch.tensor(asked.meanings), torch.tensor(asked.relations)
-        gates = [fit(x, asked.meanings, i) for i, x in zip(layers, found, strict=True)]
-        mistaken = [
-            confused(gate, x, meanings, relations) for gate, x in zip(gates, found, strict=True)
-        ]
+        labels = asked.meanings, asked.relations
+        gates = [fit(x, *labels, i) for i, x in zip(layers, found, strict=True)]
+        relation = torch.tensor(asked.relations)
+        mistaken = [confused(gate, x, relation) for gate, x in zip(gates, found, strict=True)]
         self._gate = gates[min(range(len(gates)), key=mistaken.__getitem__)]
         with suppress(OSError) if into is None else nullcontext():
             write_gate(into or cached(self._gate_key()), self._gate_key(), self._gate)
@@ -127,7 +126,7 @@ class Calibrator:
 
     def _gate_key(self) -> str:
         made_from = source(LARGE_RELATIONS if self.large() else None)
-        return key_of(self.digest, self.system, made_from)
+        return key_of(self.digest, self.system, (*made_from, GATE))
 
     def _traffic_key(self) -> str:
         return key_of(self.digest, self.system, self.everyday())
