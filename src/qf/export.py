@@ -132,9 +132,9 @@ def whole_directory(path: Path, force: bool) -> Iterator[Path]:
                 with suppress(OSError):
                     old.rename(place)
                 raise
+            shutil.rmtree(old, ignore_errors=True)
         finally:
-            for leftover in (unfinished, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_files(contents: Mapping[Path, bytes], path: Path) -> None:
@@ -161,8 +161,8 @@ def _told(path: Path) -> Iterator[None]:
     """Turn what the file system refuses into one sentence."""
     try:
         yield
-    except OSError as error:
-        why = error.strerror or type(error).__name__
+    except (OSError, SafetensorError) as error:  # the second for a checkpoint on a full disk
+        why = getattr(error, "strerror", None) or error
         raise QFError(
             f"{path} cannot be written ({why}): make room or name another place to export to."
         ) from error

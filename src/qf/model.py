@@ -487,7 +487,8 @@ class Model:
             chosen, recall = self._selected(facts), Recall(self.gate)
             for k in chosen:
                 self._let_act(recall, k, self._in_gated_form(self._remembered[k]))
-            held = [(f, recall.known(k)) for k, f in chosen.items() if k in recall.names()]
+            acting = set(recall.names())
+            held = [(f, recall.known(k)) for k, f in chosen.items() if k in acting]
             if not held:
                 raise ModelError("None of the facts has rows that could act: teach them again.")
             block = self.family.layer(self._transformer, self.layer)
@@ -498,10 +499,10 @@ class Model:
                 "gate": self._module_name(self.family.projection(below)),
                 "inner": self._module_name(self.family.inner(block)),
             }
-            print_of = fingerprint(self._transformer, self.tokenizer, modules["inner"])
+            told_by = fingerprint(self._transformer, self.tokenizer, modules["inner"])
             binding = self._memory.binding
-            name = write_gated(file, held, recall.gate, modules, print_of, binding, force)
-        left_out = [f for k, f in chosen.items() if k not in recall.names()]
+            name = write_gated(file, held, recall.gate, modules, told_by, binding, force)
+        left_out = [f for k, f in chosen.items() if k not in acting]
         return Exported(file, [f for f, _ in held], left_out, name=name)
 
     def export_facts(
