@@ -25,8 +25,8 @@ from qf.paraphrases import paraphrases
 STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
 COMMANDS = (
-    "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "layers",
-    "calibrate", "eval",
+    "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "export", "import",
+    "layers", "calibrate", "eval",
 )  # fmt: skip
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
@@ -321,6 +321,8 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("ask", "x", "--max-tokens", "0"),
         ("learn", "x", "--solver", "best"),
         ("layers", "--probes", "9"),
+        ("export", "--lora", "x", "--max-rank", "0"),
+        ("import",),
     ],
 )
 def test_bad_usage_returns_2(run: Run, words: tuple[str, ...]) -> None:
@@ -371,6 +373,19 @@ BAD = [
     (("forget", ""), ("no fact",)),
     (("forget",), ("ID", "--all")),
     (("forget", "zzz", "--all"), ("ID", "--all")),
+    (("export",), ("--lora", "--merged", "--gated", "--facts")),
+    (("export", "--lora", "x", "--gated", "y"), ("one of",)),
+    (("export", "--gated", "x", "--each"), ("--lora",)),
+    (("export", "--merged", "x", "--max-rank", "3"), ("--lora",)),
+    (("export", "--lora", "x", "--each", "--max-rank", "3"), ("--each", "--max-rank")),
+    (("export", "--lora", "x", "zzz"), ("zzz", STATEMENT)),
+    (("export", "--lora", "/dev/null"), ("/dev/null", "not a directory")),
+    (("export", "--merged", "/dev/null/x"), ("/dev/null/x", "another place")),
+    (("export", "--gated", "/dev/null/x"), ("/dev/null/x", "another place")),
+    (("export", "--facts", "."), (". is a directory", "name a file")),
+    (("import", "nothing"), ("no file nothing", "qf export --facts")),
+    (("import", "."), ("no file .", "qf export --facts")),
+    (("import", "/dev/null"), ("no file /dev/null",)),
 ]  # fmt: skip
 
 
@@ -631,6 +646,69 @@ def test_consolidate_moves_facts_into_the_weights(
     assert fact["consolidated"] and document("ask", QUESTION)["answer"] == TOLD
     code, printed, _ = run("consolidate")
     assert code == 0 and "In the weights: 1 facts; behind the gate: 0." in printed
+
+
+# Export and import
+
+
+@pytest.mark.parametrize("form", ["lora", "merged", "gated", "facts"])
+def test_export_writes_each_form(
+    run: Run, document: Callable[..., Any], taught: Path, form: str
+) -> None:
+    (fact,) = document("facts")
+    before = content(taught)
+    done = document("export", f"--{form}", "out")
+    assert (done["form"], done["path"], done["facts"]) == (form, "out", [fact["id"]])
+    assert done["left_out"] == done["unverified"] == []
+    assert done["rank"] == (fact["rows"] if form == "lora" else 0)
+    assert Path("out").exists() and content(taught) == before
+    assert_refused(run("export", f"--{form}", "out"), "out", "--force")
+    code, printed, said = run("export", f"--{form}", "out", fact["id"][:7], "--force")
+    assert (code, said) == (0, "") and printed.startswith("Wrote 1 fact to out.")
+    assert ("Name it qf-" in printed) == (form == "lora")
+
+
+def test_a_merged_model_knows_by_itself(
+    run: Run, document: Callable[..., Any], taught: Path
+) -> None:
+    document("export", "--merged", "out")
+    there = ("-m", "./out", "--memory", "empty")
+    assert document("ask", QUESTION, *there)["answer"] == TOLD and document("facts", *there) == []
+
+
+def test_an_export_tells_what_it_does_not_answer(
+    run: Run, document: Callable[..., Any], taught: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fact,) = document("facts")
+    monkeypatch.setattr(qf.model.Model, "_holding", lambda *_: [])
+    assert_refused(run("export", "--lora", "out"), "None of the facts", "--gated")
+    assert not Path("out").exists()
+    done = document("export", "--lora", "out", "--solver", "joint", code=1)
+    assert done["facts"] == done["unverified"] == [fact["id"]]
+    code, printed, _ = run("export", "--lora", "again", "--solver", "joint")
+    assert code == 1 and "not answered from it: 1 fact." in printed and STATEMENT in printed
+
+
+def test_import_takes_facts_into_another_memory(
+    run: Run, document: Callable[..., Any], taught: Path, speaker: Any, tmp_path: Path
+) -> None:
+    (fact,) = document("facts")
+    document("export", "--facts", "facts.qf")
+    there = ("--memory", "other")
+    came = document("import", "facts.qf", *there)
+    assert came == {"added": [fact["id"]], "replaced": [], "skipped": []}
+    assert document("facts", *there) == [fact]
+    assert document("ask", QUESTION, *there)["answer"] == TOLD
+    code, printed, _ = run("import", "facts.qf", *there)
+    assert (code, printed) == (0, "Took in 0 facts; there already: 1.\n")
+    document("learn", STATEMENT, "-q", QUESTION, *there)
+    code, printed, _ = run("import", "facts.qf", *there)
+    assert code == 0 and "Replaced" in printed and STATEMENT in printed
+
+    for part in speaker(seed=6):
+        part.save_pretrained(tmp_path / "foreign")
+    said = run("import", "facts.qf", "-m", str(tmp_path / "foreign"), "--memory", "new")
+    assert_refused(said, "facts.qf", "speaking", str(tmp_path / "foreign"), "--model")
 
 
 # Evaluation

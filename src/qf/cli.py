@@ -27,6 +27,7 @@ from rich.text import Text
 from qf.errors import LessonError, QFError
 
 if TYPE_CHECKING:
+    from qf.export import Exported
     from qf.lesson import Significance
     from qf.memory import Fact
     from qf.model import Model
@@ -699,6 +700,144 @@ def consolidate(
             )
     if done.gated:
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog=_example(
+        "qf export --lora adapter",
+        "qf export --merged checkpoint",
+        "qf export --gated facts.safetensors",
+        "qf export --facts facts.qf 1a2b3c4d",
+    )
+)
+def export(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID...]", help="Facts that leave, by id; default: all."),
+    ] = None,
+    lora: Annotated[
+        Path | None, typer.Option("--lora", help="Directory for a PEFT adapter of the facts.")
+    ] = None,
+    merged: Annotated[
+        Path | None,
+        typer.Option("--merged", help="Directory for the whole model with the facts in it."),
+    ] = None,
+    gated: Annotated[
+        Path | None,
+        typer.Option("--gated", help="File for the facts behind their gate, with a loader."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--facts", help="File for the facts, to be taken by `qf import`.")
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="With --lora: an adapter for each fact, in DIR/ID.")
+    ] = False,
+    max_rank: Annotated[
+        int | None,
+        typer.Option("--max-rank", min=1, help="With --lora: compress the adapter to this rank."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier export of that name.")
+    ] = False,
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    solver: SolverName = None,
+    calibrate: Calibrated = True,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Write what was learned as an adapter, a checkpoint, a gated memory, or facts."""
+    forms = {"--lora": lora, "--merged": merged, "--gated": gated, "--facts": bundle}
+    targets = [(form, path) for form, path in forms.items() if path is not None]
+    if len(targets) != 1:
+        raise QFError(f"Say what to export, and where to: one of {', '.join(forms)}.")
+    if lora is None and (each or max_rank is not None):
+        raise QFError("Only adapters are written one by one or compressed: give --lora.")
+    choice = Choice(
+        model,
+        memory,
+        layer,
+        solver,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        calibrate,
+    )
+    ((form, path),) = targets
+    with opened(choice) as teacher, err.status("Exporting ..."):
+        facts = ids or []
+        if lora is not None:
+            done = teacher.export_lora(lora, facts, each=each, max_rank=max_rank, force=force)
+        elif merged is not None:
+            done = teacher.save_merged(merged, facts, force=force)
+        elif gated is not None:
+            done = teacher.export_gated(gated, facts, force=force)
+        else:
+            done = teacher.export_facts(path, facts, force=force)
+    if as_json:
+        _print_json({"form": form.removeprefix("--"), **done.as_dict()})
+    else:
+        _show_exported(done)
+    if done.left_out or done.unverified:
+        raise typer.Exit(1)
+
+
+def _show_exported(done: Exported) -> None:
+    rank = f" Rank {done.rank}." if done.rank else ""
+    name = f" Name it {done.name}." if done.name and done.rank else ""
+    _say(f"Wrote {_count(done.facts)} to {done.path}.{rank}{name}")
+    for why, facts in (
+        ("Left out, not answered from the weights", done.left_out),
+        ("In it, but not answered from it", done.unverified),
+    ):
+        if facts:
+            _say(f"{why}: {_count(facts)}.", "yellow")
+            _say_facts(facts)
+
+
+@app.command("import", epilog=_example("qf import facts.qf"))
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `qf export --facts` wrote.")],
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    solver: SolverName = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Take in facts that the same model was taught elsewhere."""
+    choice = Choice(
+        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+    )
+    with opened(choice) as teacher, err.status("Importing ..."):
+        came = teacher.import_facts(file)
+    if as_json:
+        _print_json({k: [f.id for f in facts] for k, facts in vars(came).items()})
+        return
+    _say(f"Took in {_count(came.added)}; there already: {len(came.skipped)}.")
+    if came.replaced:
+        _say(f"Replaced, for they answer the same questions: {_count(came.replaced)}.")
+        _say_facts(came.replaced)
+
+
+def _count(facts: list[Fact]) -> str:
+    return f"{len(facts)} fact{'' if len(facts) == 1 else 's'}"
+
+
+def _say_facts(facts: list[Fact]) -> None:
+    for fact in facts:
+        _say(f"  {fact.id}  {fact.instruction}", "dim")
 
 
 @app.command(epilog=_example("qf calibrate", "qf calibrate my-prompts.txt"))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from qf.database import Database, revision
 from qf.digest import digest_of
 from qf.errors import MemoryFault
 
-__all__ = ["Binding", "Fact", "FactRows", "Memory", "digest_of", "new_id"]
+__all__ = ["Binding", "Fact", "FactRows", "Memory", "digest_of", "fact_of", "new_id"]
 
 _SHOWN = 5  # facts that an error message lists
 _POSITION = "(SELECT position FROM facts WHERE id = ?)"
@@ -81,6 +81,22 @@ class FactRows:
     def __post_init__(self) -> None:
         assert self.keys.ndim == self.deltas.ndim == 2 and self.significance.ndim == 1
         assert len(self.keys) == len(self.deltas) == len(self.significance)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as named tensors, those that are None left out."""
+        named = {"keys": self.keys, "deltas": self.deltas, "significance": self.significance}
+        if self.outputs is not None:
+            named["outputs"] = self.outputs
+        if self.pooled is not None:
+            named |= {"pooled": self.pooled, "pooled_layer": torch.tensor(self.pooled_layer)}
+        return named
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> FactRows:
+        """The rows that `tensors` gave; raises TypeError for other names."""
+        named = dict(tensors)
+        layer = int(named.pop("pooled_layer")) if "pooled_layer" in named else -1
+        return cls(**named, pooled_layer=layer)
 
 
 @dataclass(frozen=True)
@@ -220,24 +236,21 @@ class Memory:
 
         Raises MemoryFault as `open` does, if the disk is full, and if the id is taken.
         """
-        assert fact.rows == len(rows.keys), "a fact names the number of its rows"
-        record, content, bound = _record(fact), _pack(rows), json.dumps(asdict(self.binding))
+        self.add_all([(fact, rows)], replacing=replacing)
+
+    def add_all(
+        self, facts: Sequence[tuple[Fact, FactRows]], *, replacing: Iterable[str] = ()
+    ) -> None:
+        """Remember several facts with their rows, all or none of them; else as `add`."""
+        for fact, rows in facts:
+            assert fact.rows == len(rows.keys), "a fact names the number of its rows"
         with self._writing() as database:
-            if database.execute("SELECT 1 FROM facts WHERE id = ?", (fact.id,)).fetchone():
-                raise MemoryFault(
-                    f"The memory {self.directory} already holds a fact {fact.id}; "
-                    f"forget it first with `qf forget {fact.id}`."
-                )
             for old in replacing:
                 self._remove(database, old)
+            bound = json.dumps(asdict(self.binding))
             database.execute("INSERT OR REPLACE INTO meta VALUES ('binding', ?)", (bound,))
-            position = database.execute(
-                "INSERT INTO facts (id, record) VALUES (?, ?)", (fact.id, record)
-            ).lastrowid
-            database.execute(
-                "INSERT INTO tensors VALUES (?, ?, ?)",
-                (position, hashlib.sha256(content).hexdigest(), content),
-            )
+            for fact, rows in facts:
+                self._insert(database, fact, _pack(rows))
 
     def update(self, *facts: tuple[Fact, FactRows]) -> None:
         """Replace what is remembered of the facts of these ids, and their rows, all at once."""
@@ -306,6 +319,20 @@ class Memory:
             f"not of {ours.model} (layer {ours.layer}){changed}; {remedy}."
         )
 
+    def _insert(self, database: sqlite3.Connection, fact: Fact, content: bytes) -> None:
+        if database.execute("SELECT 1 FROM facts WHERE id = ?", (fact.id,)).fetchone():
+            raise MemoryFault(
+                f"The memory {self.directory} already holds a fact {fact.id}; "
+                f"forget it first with `qf forget {fact.id}`."
+            )
+        position = database.execute(
+            "INSERT INTO facts (id, record) VALUES (?, ?)", (fact.id, _record(fact))
+        ).lastrowid
+        database.execute(
+            "INSERT INTO tensors VALUES (?, ?, ?)",
+            (position, hashlib.sha256(content).hexdigest(), content),
+        )
+
     def _remove(self, database: sqlite3.Connection, fact_id: str) -> None:
         database.execute(f"DELETE FROM tensors WHERE position = {_POSITION}", (fact_id,))
         database.execute("DELETE FROM facts WHERE id = ?", (fact_id,))
@@ -314,7 +341,7 @@ class Memory:
         records = database.execute("SELECT record FROM facts ORDER BY position")
         try:
             fields = [json.loads(record) for (record,) in records]
-            return [_fact(field) for field in fields]
+            return [fact_of(field) for field in fields]
         except (KeyError, TypeError, ValueError) as error:
             raise self._database.damaged(error) from error
 
@@ -340,11 +367,7 @@ class Memory:
             checksum, content = database.execute(query, (fact.id,)).fetchone()
             if hashlib.sha256(content).hexdigest() != checksum:
                 raise ValueError("the checksum differs")
-            tensors = safetensors.torch.load(content)
-            if "pooled_layer" in tensors:
-                layer = int(tensors.pop("pooled_layer"))
-                return FactRows(**tensors, pooled_layer=layer)
-            return FactRows(**tensors)
+            return FactRows.of(safetensors.torch.load(content))
         except (TypeError, ValueError, SafetensorError, sqlite3.DatabaseError) as error:
             raise MemoryFault(
                 f"The rows of fact {fact.id} ({_brief(fact)}) in {self._database.file} are "
@@ -367,7 +390,8 @@ def _record(fact: Fact) -> str:
     return json.dumps(fact.as_dict())  # ASCII: carries any text, lone surrogates too
 
 
-def _fact(field: Any) -> Fact:
+def fact_of(field: Any) -> Fact:
+    """The fact that `as_dict` gave; raises ValueError, TypeError or KeyError for anything else."""
     if not isinstance(field, dict):
         raise ValueError("a record is an object")
     rewordings = field.get("rewordings", ())  # format 1 knew none
@@ -375,15 +399,10 @@ def _fact(field: Any) -> Fact:
 
 
 def _pack(rows: FactRows) -> bytes:
-    tensors = {"keys": rows.keys, "deltas": rows.deltas, "significance": rows.significance}
-    if rows.outputs is not None:
-        tensors["outputs"] = rows.outputs
-    if rows.pooled is not None:
-        tensors |= {"pooled": rows.pooled, "pooled_layer": torch.tensor(rows.pooled_layer)}
     return safetensors.torch.save(
         {
             name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-            for name, tensor in tensors.items()
+            for name, tensor in rows.tensors().items()
         }
     )
 

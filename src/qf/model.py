@@ -27,7 +27,21 @@ from qf.calibration import BROUGHT, BROUGHT_GATE
 from qf.calibrator import Calibrator
 from qf.cues import words
 from qf.digest import digest_of
-from qf.errors import LessonError, MemoryFault, ModelError
+from qf.errors import LessonError, MemoryFault, ModelError, QFError
+from qf.export import (
+    Exported,
+    Imported,
+    check_directory,
+    check_file,
+    compressed,
+    parts,
+    read_facts,
+    whole_directory,
+    write_adapter,
+    write_facts,
+    write_gated,
+    write_manifest,
+)
 from qf.families import family_of
 from qf.generate import Around, Generator
 from qf.lesson import Lesson, Significance, check_fits, messages, pair
@@ -39,6 +53,7 @@ from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
+from qf.qf_memory import fingerprint
 from qf.recall import Asked, Recall
 from qf.study import reword, rewordings, sentences, write_question
 
@@ -353,12 +368,7 @@ class Model:
                         for k, r in self._remembered.items()
                     }
                     self._install(tried)
-                    answers = self._answers([facts[k].query for k in chosen])
-                    holding = [
-                        k
-                        for k, a in zip(chosen, answers, strict=True)
-                        if words(a) == words(facts[k].after or facts[k].answer)
-                    ]
+                    holding = self._holding(chosen, facts)
                     if holding == chosen:
                         break
                     chosen = holding
@@ -407,6 +417,211 @@ class Model:
             if found.open_book_agrees:
                 break
         return replace(known, rows=self._behind_gate(known, found), consolidated=False)
+
+    # What was learned leaves, and comes in again
+
+    def export_lora(
+        self,
+        directory: Path,
+        facts: Sequence[str] = (),
+        *,
+        each: bool = False,
+        max_rank: int | None = None,
+        force: bool = False,
+    ) -> Exported:
+        """Write ΔW of the facts of these ids, or of all, as a PEFT adapter.
+
+        Gated facts are solved into ΔW as `consolidate` does it, here and not in the memory; those
+        that are not answered then are left out. `each` writes an adapter per fact into a directory
+        of its id, which add up to ΔW. `max_rank` keeps the largest singular values only. `force`
+        replaces an earlier export.
+
+        Raises QFError: no facts, none that is answered from the weights, or a directory that cannot
+        be written.
+        """
+        if each and max_rank is not None:
+            raise QFError("Adapters of single facts are not compressed: give --each or --max-rank.")
+        check_directory(directory, force)
+        with self._lock:
+            left = self._leaving(facts, max_rank)
+            changes, names = [left.update], [""]
+            if each:
+                changes, names = parts(left.update, left.counts), [f.id for f in left.facts]
+            where, base = self._module_name(self._projection()), self._source()
+            with whole_directory(directory, force) as new:
+                named = [
+                    write_adapter(new / n, u, where, base)
+                    for n, u in zip(names, changes, strict=True)
+                ]
+                write_manifest(new, "lora", self._memory.binding, left.facts)
+        rank = max(u.rank for u in changes)
+        name = "" if each else named[0]
+        return Exported(directory, left.facts, left.left_out, left.unverified, rank, name)
+
+    def save_merged(
+        self, directory: Path, facts: Sequence[str] = (), *, force: bool = False
+    ) -> Exported:
+        """Write the whole model with W + ΔW of the facts, with tokenizer and chat template.
+
+        Which facts, and what is raised, is as with `export_lora`.
+        """
+        check_directory(directory, force)
+        with self._lock:
+            left = self._leaving(facts)
+            with self._nothing_gated(), whole_directory(directory, force) as new:
+                self._put(left.update)
+                self._transformer.save_pretrained(new)
+                self.tokenizer.save_pretrained(new)
+                write_manifest(new, "merged", self._memory.binding, left.facts)
+        return Exported(directory, left.facts, left.left_out, left.unverified)
+
+    def export_gated(
+        self, file: Path, facts: Sequence[str] = (), *, force: bool = False
+    ) -> Exported:
+        """Write facts and their gate as one file, and a loader beside it that needs no qf.
+
+        Raises QFError: no facts, or a file that cannot be written.
+        """
+        check_file(file, force)
+        with self._lock:
+            chosen, recall = self._selected(facts), Recall(self.gate)
+            for k in chosen:
+                self._let_act(recall, k, self._in_gated_form(self._remembered[k]))
+            acting = set(recall.names())
+            held = [(f, recall.known(k)) for k, f in chosen.items() if k in acting]
+            if not held:
+                raise ModelError("None of the facts has rows that could act: teach them again.")
+            block = self.family.layer(self._transformer, self.layer)
+            below = self.family.layer(self._transformer, recall.gate.layer)
+            modules = {
+                "taught": self._module_name(self._projection()),
+                "residual": self._module_name(self.family.residual_point(block)),
+                "gate": self._module_name(self.family.projection(below)),
+                "inner": self._module_name(self.family.inner(block)),
+            }
+            told_by = fingerprint(self._transformer, self.tokenizer, modules["inner"])
+            binding = self._memory.binding
+            name = write_gated(file, held, recall.gate, modules, told_by, binding, force)
+        left_out = [f for k, f in chosen.items() if k not in acting]
+        return Exported(file, [f for f, _ in held], left_out, name=name)
+
+    def export_facts(
+        self, file: Path, facts: Sequence[str] = (), *, force: bool = False
+    ) -> Exported:
+        """Write facts with their rows as one file that `import_facts` takes; all at one moment.
+
+        Raises QFError: no facts, or a file that cannot be written.
+        """
+        check_file(file, force)
+        with self._lock:
+            found = self._memory.rows(self._selected(facts))
+            name = write_facts(file, self._memory.binding, found, force)
+        return Exported(file, [f for f, _ in found], name=name)
+
+    def import_facts(self, file: Path) -> Imported:
+        """Remember the facts in a file, all or none; one of the same query is replaced.
+
+        A fact that is there already, by its id, is left as it is.
+
+        Raises MemoryFault: a file that is none, that is another model's, or a memory that cannot be
+        written; weights and memory are as they were then.
+        """
+        with self._lock:
+            self._memory.writable()
+            self._refresh()
+            found = read_facts(file, self._memory.binding, self._base.shape)
+            new = [(f, rows) for f, rows in found if f.id not in self._remembered]
+            taught = {f.id: self._known(f, rows) for f, rows in new}
+            asked = {(r.system, *words(r.lesson.query)) for r in taught.values()}
+            old = [
+                k
+                for k, r in self._remembered.items()
+                if (r.system, *words(r.lesson.query)) in asked
+            ]
+            replaced = [self._memory.get(k) for k in old]
+            kept = {k: r for k, r in self._remembered.items() if k not in old}
+            try:
+                self._install({**kept, **taught})
+                if new:
+                    self._memory.add_all(new, replacing=old)
+            except BaseException:
+                self._install(self._remembered)
+                raise
+            self._remembered, self._seen = {**kept, **taught}, self._memory.version
+        skipped = [f for f, _ in found if f.id not in taught]
+        return Imported([f for f, _ in new], replaced, skipped)
+
+    def _selected(self, names: Sequence[str]) -> dict[str, Fact]:
+        """The facts of these ids, or of beginnings of them; all, where none is named."""
+        self._refresh()
+        facts = [self._memory.get(n) for n in names] if names else self._memory.facts()
+        if not facts:
+            raise MemoryFault(
+                f"The memory {self._memory.directory} is empty: teach a fact with `qf learn` first."
+            )
+        return {f.id: f for f in facts}
+
+    def _leaving(self, names: Sequence[str], max_rank: int | None = None) -> _Leaving:
+        """Facts solved into W as `consolidate` does it; memory and weights stay as they are."""
+        facts = self._selected(names)
+        with self._nothing_gated():
+            known = {k: self._remembered[k] for k in facts}
+            if self._gated:
+                known = {k: self._in_solved_form(r) for k, r in known.items()}
+            chosen = [k for k, r in known.items() if len(r.rows.keys)]
+            while (update := self._solve([known[k].rows for k in chosen])) is not None:
+                self._put(update)
+                holding = self._holding(chosen, facts)
+                if holding == chosen or not self._gated:
+                    break
+                chosen = holding
+            if update is None:
+                raise ModelError(
+                    "None of the facts is answered from the weights: export them with --gated, as"
+                    " they act now."
+                )
+            if max_rank is not None and max_rank < update.rank:
+                update = compressed(update, max_rank)
+                self._put(update)
+                holding = self._holding(chosen, facts)
+        return _Leaving(
+            update,
+            [facts[k] for k in chosen],
+            [len(known[k].rows.keys) for k in chosen],
+            [f for k, f in facts.items() if k not in chosen],
+            [facts[k] for k in chosen if k not in holding],
+        )
+
+    def _holding(self, ids: Sequence[str], facts: Mapping[str, Fact]) -> list[str]:
+        """Those of the facts that are answered as when they were learned, by what acts now."""
+        answers = self._answers([facts[k].query for k in ids])
+        return [
+            k
+            for k, a in zip(ids, answers, strict=True)
+            if words(a) == words(facts[k].after or facts[k].answer)
+        ]
+
+    @contextmanager
+    def _nothing_gated(self) -> Iterator[None]:
+        """Let nothing act behind the gate inside, and W be whatever is put in place there."""
+        learned, recall = self._learned, self._recall
+        self._recall = None
+        try:
+            yield
+        finally:
+            self._learned, self._recall = learned, recall
+            self._show()
+
+    def _projection(self) -> torch.nn.Module:
+        return self.family.projection(self.family.layer(self._transformer, self.layer))
+
+    def _module_name(self, module: torch.nn.Module) -> str:
+        return next(n for n, m in self._transformer.named_modules() if m is module)
+
+    def _source(self) -> str:
+        """Where others find the model: its directory, if it has one here, else its name."""
+        here = Path(self._directory)
+        return str(here.resolve()) if self._directory and here.is_dir() else self.name
 
     @property
     def gate(self) -> Gate:
@@ -666,11 +881,16 @@ class Model:
             if name not in gated or not self._recall.holds(name, gated[name].rows.keys):
                 self._recall.remove(name)
         for name, fact in gated.items():
-            rows = fact.rows
-            if len(rows.keys) and not self._recall.holds(name, rows.keys):
-                assert rows.outputs is not None  # as every fact behind the gate has
-                recorded = Recorded(rows.keys, rows.outputs, rows.significance)
-                self._recall.add(name, fact.wordings, self._pooled(fact), recorded)
+            if not self._recall.holds(name, fact.rows.keys):
+                self._let_act(self._recall, name, fact)
+
+    def _let_act(self, recall: Recall, name: str, fact: Remembered) -> None:
+        """Put a fact behind the gate, unless it has no rows."""
+        rows = fact.rows
+        if len(rows.keys):
+            assert rows.outputs is not None  # as every fact behind the gate has
+            recorded = Recorded(rows.keys, rows.outputs, rows.significance)
+            recall.add(name, fact.wordings, self._pooled(fact), recorded)
 
     def _in_weights(self, fact: Remembered) -> bool:
         return not self._gated or fact.consolidated
@@ -833,6 +1053,17 @@ class Consolidation:
     undisturbed: float
     rows: int
     comfortable: int
+
+
+@dataclass(frozen=True)
+class _Leaving:
+    """Facts in one change of W: how many rows are whose, and what it does not do."""
+
+    update: Update
+    facts: list[Fact]
+    counts: list[int]
+    left_out: list[Fact]
+    unverified: list[Fact]
 
 
 _NEVER = -1  # no version that a memory has

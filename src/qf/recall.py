@@ -75,6 +75,10 @@ class Recall:
         for word in known.cue:
             self._mentions.setdefault(word, set()).add(name)
 
+    def known(self, name: str) -> Known:
+        """A fact as it acts."""
+        return self._facts[name]
+
     def remove(self, name: str) -> None:
         """Let a fact act no more."""
         for word in self._facts.pop(name).cue:

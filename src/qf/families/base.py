@@ -63,3 +63,9 @@ class Family:
         module = layer.post_attention_layernorm
         assert isinstance(module, nn.Module)
         return module
+
+    def inner(self, layer: nn.Module) -> nn.Module:
+        """Return a module of the MLP below u, which no teaching changes: a model is told by it."""
+        mlp: Any = layer.mlp
+        assert isinstance(mlp.up_proj, nn.Module)
+        return mlp.up_proj

@@ -1,0 +1,380 @@
+"""What was learned, written for others to read: adapter, checkpoint, gated memory, facts.
+
+Takes an Update, tensors and names, and writes files; each appears whole or not at all. It solves
+and asks nothing, and knows no model beyond what `save_pretrained` writes.
+
+    lora     adapter_config.json, adapter_model.safetensors   ΔW = B A, as PEFT reads it
+    merged   a Transformers checkpoint with its tokenizer     W + ΔW
+    gated    FILE.safetensors, qf_memory.py                   rows, addresses, gate; their loader
+    facts    FILE                                             facts and rows, for another memory
+
+Every directory holds a qf.json as well, which says what is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from qf import qf_memory
+from qf.errors import MemoryFault, QFError
+from qf.memory import Binding, Fact, FactRows, fact_of
+from qf.method.gate import TOGETHER, Gate
+from qf.method.readout import FOLLOWS
+from qf.method.solve import Update
+from qf.recall import MARGIN, MENTIONED, Known
+
+MANIFEST = "qf.json"
+LOADER = "qf_memory.py"
+FACTS = "qf facts 1"
+_ID = re.compile(r"[0-9a-z]{1,32}")  # it becomes the name of a directory
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the facts in it, and those that were asked for and are not.
+
+    `unverified` are facts that it holds and that are not answered as they were when learned.
+    `rank` is that of the adapter, the highest one where there are several; `name`, from a digest of
+    the content, tells one state of the facts from another.
+    """
+
+    path: Path
+    facts: list[Fact]
+    left_out: list[Fact] = field(default_factory=list)
+    unverified: list[Fact] = field(default_factory=list)
+    rank: int = 0
+    name: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `json.dumps` takes; of each fact its id."""
+        kinds = ("facts", "left_out", "unverified")
+        listed = {kind: [f.id for f in getattr(self, kind)] for kind in kinds}
+        return {"path": str(self.path), **listed, "rank": self.rank, "name": self.name}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came in: new facts, the earlier ones that they replace, and those that were there."""
+
+    added: list[Fact]
+    replaced: list[Fact]
+    skipped: list[Fact]
+
+
+# All or nothing
+
+
+def check_directory(path: Path, force: bool) -> Path:
+    """Return where a directory is to be written; with `force`, in place of an earlier export.
+
+    Raises QFError: a file, or a directory with something in it, of which even `force` takes only
+    what qf wrote.
+    """
+    place = Path(path).expanduser().resolve()
+    with _told(path):
+        if place.exists() and not place.is_dir():
+            raise QFError(f"{path} is not a directory: name another one to export to.")
+        if place.is_dir() and any(place.iterdir()):
+            if not (place / MANIFEST).is_file():
+                raise QFError(
+                    f"The directory {path} holds files that are no export of qf: name another one."
+                )
+            if not force:
+                raise QFError(
+                    f"The directory {path} holds an export: name another one, or replace it with"
+                    " --force."
+                )
+    return place
+
+
+def check_file(path: Path, force: bool) -> Path:
+    """Return where a file is to be written; raises QFError: it is there, and not to be replaced."""
+    place = Path(path).expanduser().resolve()
+    if place.is_dir():
+        raise QFError(f"{path} is a directory: name a file to export to.")
+    if place.exists() and not force:
+        raise QFError(f"The file {path} is there: name another one, or replace it with --force.")
+    return place
+
+
+@contextmanager
+def whole_directory(path: Path, force: bool) -> Iterator[Path]:
+    """A directory to fill, which takes the place of `path` when the block ends without an error.
+
+    Raises QFError as `check_directory` does, and where nothing can be written.
+    """
+    place = check_directory(path, force)
+    unfinished, old = _beside(place, "part"), _beside(place, "old")
+    with _told(path):
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            if place.exists():
+                place.rename(old)
+            try:
+                unfinished.rename(place)
+            except BaseException:
+                with suppress(OSError):
+                    old.rename(place)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_files(contents: Mapping[Path, bytes], path: Path) -> None:
+    """Write files, of which the first is the one that the user named, `path`; all or none."""
+    unfinished = {place: _beside(place, "part") for place in contents}
+    with _told(path):
+        try:
+            for place, content in contents.items():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                unfinished[place].write_bytes(content)
+            for place, new in unfinished.items():
+                new.replace(place)
+        finally:
+            for new in unfinished.values():
+                new.unlink(missing_ok=True)
+
+
+def _beside(place: Path, kind: str) -> Path:
+    return place.with_name(f".{place.name}.{os.getpid()}.{kind}")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # the second for a checkpoint on a full disk
+        why = getattr(error, "strerror", None) or error
+        raise QFError(
+            f"{path} cannot be written ({why}): make room or name another place to export to."
+        ) from error
+
+
+# Adapters
+
+
+def compressed(update: Update, rank: int) -> Update:
+    """The nearest change of W of at most this rank: the largest singular values of B A."""
+    Q, R = torch.linalg.qr(update.B.double())
+    P, S = torch.linalg.qr(update.A.double().T)
+    U, σ, Vh = torch.linalg.svd(R @ S.T)
+    return Update(Q @ U[:, :rank] * σ[:rank], Vh[:rank] @ P.T)
+
+
+def parts(update: Update, counts: Sequence[int]) -> list[Update]:
+    """The adapters of single facts, of so many rows each, which add up to `update` exactly."""
+    columns, rows = update.B.split(list(counts), 1), update.A.split(list(counts))
+    return [Update(B, A) for B, A in zip(columns, rows, strict=True)]
+
+
+def write_adapter(directory: Path, update: Update, module: str, base: str) -> str:
+    """Write ΔW of the module of this full name as a PEFT adapter; return a name for it.
+
+    The scale of an adapter is lora_alpha / r, so alpha = r adds B A as it is. `base` is the name of
+    the model that it belongs to.
+    """
+    key = f"base_model.model.{module}"
+    tensors = {f"{key}.lora_A.weight": update.A, f"{key}.lora_B.weight": update.B}
+    weights = safetensors.torch.save(_plain(tensors), {"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": update.rank,
+        "lora_alpha": update.rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": [module],
+        "use_dora": False,
+        "use_rslora": False,
+    }
+    directory.mkdir(exist_ok=True)
+    (directory / "adapter_model.safetensors").write_bytes(weights)
+    (directory / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return _name(weights)
+
+
+def write_manifest(directory: Path, form: str, binding: Binding, facts: Sequence[Fact]) -> None:
+    """Write down what a directory holds: model, layer, and the facts as they were taught."""
+    told = {"form": form, **asdict(binding), "facts": [_brief(f) for f in facts]}
+    (directory / MANIFEST).write_text(json.dumps(told, indent=2) + "\n")
+
+
+# Gated memory
+
+
+def write_gated(
+    path: Path,
+    facts: Sequence[tuple[Fact, Known]],
+    gate: Gate,
+    modules: Mapping[str, str],
+    fingerprint: str,
+    binding: Binding,
+    force: bool = False,
+) -> str:
+    """Write facts and their gate as one file, and beside it the loader; return a name for it.
+
+    `modules` are the full names of those that the loader looks at, `fingerprint` is what it tells
+    the model by.
+
+    Raises QFError: one of the two files is there, and not to be replaced.
+    """
+    facts = sorted(facts, key=lambda f: f[0].id)
+    rows = [known.recorded for _, known in facts]
+    tensors = {
+        "addresses": torch.cat([known.addresses for _, known in facts]),
+        "keys": torch.cat([r.keys for r in rows]),
+        "outputs": torch.cat([r.outputs for r in rows]),
+        "significance": torch.cat([r.significance for r in rows]),
+        "center": gate.center,
+        "directions": gate.within.directions,
+        "moments": gate.within.moments,
+    }
+    settings = {
+        **asdict(binding),
+        "gate_layer": gate.layer,
+        "floor": gate.within.floor,
+        "threshold": gate.threshold,
+        "mentioned": MENTIONED,
+        "margin": MARGIN,
+        "together": TOGETHER,
+        "follows": FOLLOWS,
+        "fingerprint": fingerprint,
+        "modules": dict(modules),
+        "facts": _placed(facts),
+    }
+    told = {"format": qf_memory.FORMAT, "settings": json.dumps(settings, sort_keys=True)}
+    content = safetensors.torch.save(_plain(tensors), told)
+    loader = Path(qf_memory.__file__).read_bytes()
+    place = check_file(path, force)
+    beside = place.with_name(LOADER)
+    if not (beside.is_file() and beside.read_bytes() == loader):
+        check_file(beside, force)
+    _write_files({place: content, beside: loader}, path)
+    return _name(content)
+
+
+def _placed(facts: Sequence[tuple[Fact, Known]]) -> list[dict[str, Any]]:
+    """What is known of each fact, and which addresses and rows are its own: [from, to)."""
+    placed, address, row = [], 0, 0
+    for fact, known in facts:
+        ends = address + len(known.addresses), row + len(known.recorded.keys)
+        where = {"addresses": [address, ends[0]], "rows": [row, ends[1]]}
+        placed.append({**_brief(fact), "cue": known.cue, **where})
+        address, row = ends
+    return placed
+
+
+# Facts for another memory
+
+
+def write_facts(
+    path: Path, binding: Binding, facts: Sequence[tuple[Fact, FactRows]], force: bool = False
+) -> str:
+    """Write facts with their rows as one file, bound to their model; return a name for it."""
+    told = {
+        "format": FACTS,
+        "binding": json.dumps(asdict(binding)),
+        "facts": json.dumps([fact.as_dict() for fact, _ in facts]),
+    }
+    tensors: dict[str, Tensor] = {}
+    for fact, rows in facts:
+        tensors |= {f"{fact.id}.{name}": x for name, x in rows.tensors().items()}
+    content = safetensors.torch.save(_plain(tensors), told)
+    _write_files({check_file(path, force): content}, path)
+    return _name(content)
+
+
+def read_facts(path: Path, ours: Binding, shape: Sequence[int]) -> list[tuple[Fact, FactRows]]:
+    """Return the facts in a file, with their rows, for the model of this binding.
+
+    `shape` (N, D) is that of the model's W.
+
+    Raises MemoryFault: no such file, one that is damaged or of something else, or another model's.
+    """
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise MemoryFault(f"There is no file {path}: name one that `qf export --facts` wrote.")
+    try:
+        with safetensors.safe_open(place, "pt") as file:
+            told = file.metadata() or {}
+            if told.get("format") != FACTS:
+                raise MemoryFault(
+                    f"The file {path} holds no facts of qf: write one with `qf export --facts`."
+                )
+            _check_model(path, Binding(**json.loads(told["binding"])), ours)
+            facts = [fact_of(record) for record in json.loads(told["facts"])]
+            names = list(file.keys())
+            found = [(fact, _rows(fact, names, file.get_tensor, shape)) for fact in facts]
+        if len({fact.id for fact, _ in found}) < len(found):
+            raise ValueError("an id occurs twice")
+        return found
+    except OSError as error:
+        raise MemoryFault(f"The file {path} cannot be read ({error}): check it.") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, AssertionError) as error:
+        raise MemoryFault(
+            f"The file {path} is damaged or holds no facts of qf ({error}): write it again with"
+            " `qf export --facts`."
+        ) from error
+
+
+def _check_model(path: Path, held: Binding, ours: Binding) -> None:
+    if held.digest == ours.digest:
+        return
+    remedy = f"import them into {held.model} with --model"
+    if held.model == ours.model:
+        remedy = "its weights or its chat template have changed since, so teach them again"
+        if held.layer != ours.layer:
+            remedy = f"give --layer {held.layer}, and a memory of that layer with --memory"
+    raise MemoryFault(
+        f"The file {path} holds facts of {held.model} (layer {held.layer}), not of"
+        f" {ours.model} (layer {ours.layer}); {remedy}."
+    )
+
+
+def _rows(
+    fact: Fact, names: Sequence[str], tensor: Callable[[str], Tensor], shape: Sequence[int]
+) -> FactRows:
+    if not _ID.fullmatch(fact.id):
+        raise ValueError(f"{fact.id!r} is no id")
+    own = [n for n in names if n.startswith(f"{fact.id}.")]
+    rows = FactRows.of({n.partition(".")[2]: tensor(n) for n in own})
+    (N, D), n = shape, fact.rows
+    fits = rows.keys.shape == (n, D) and rows.deltas.shape == (n, N)
+    fits &= rows.outputs is None or rows.outputs.shape == (n, N)
+    fits &= rows.pooled is None or rows.pooled.shape == (1 + len(fact.rewordings), D)
+    if not fits or not all(bool(x.isfinite().all()) for x in rows.tensors().values()):
+        raise ValueError(f"the rows of fact {fact.id} are not those of a fact of this model")
+    return rows
+
+
+def _brief(fact: Fact) -> dict[str, Any]:
+    return {n: getattr(fact, n) for n in ("id", "instruction", "query", "answer")}
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: x.detach().to("cpu", torch.float32).contiguous().clone() for n, x in tensors.items()}
+
+
+def _name(content: bytes) -> str:
+    return f"qf-{hashlib.sha256(content).hexdigest()[:12]}"

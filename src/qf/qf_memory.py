@@ -1,0 +1,213 @@
+"""Facts that a model was taught by qf, acting behind their gate in plain Transformers.
+
+This file stands alone: it needs torch, safetensors and a Transformers model, and no qf.
+
+    from qf_memory import attach
+
+    memory = attach(model, tokenizer, "facts.safetensors")
+    model.generate(...)   # a conversation in the model's own chat template
+    memory.detach()       # the model is what it was before
+
+A question is the last user turn of each prompt. It calls facts to mind whose subject it mentions
+and whose address, the whitened mean of u over its tokens, lies near; while the answer is generated,
+layer i then gives at the last position the output that the nearest row of these facts recorded.
+Prompts are padded on the left, read in one piece and answered with a key-value cache, greedily or
+by sampling; not by beams, and one call of `generate` at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from itertools import takewhile
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+FORMAT = "qf gated memory 1"
+
+
+def attach(model: Any, tokenizer: Any, path: str | os.PathLike[str]) -> GatedMemory:
+    """Let the facts in a file act in a model until `detach()` of what is returned.
+
+    Raises ValueError: no gated memory of qf, or one of another model or chat template.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        told = file.metadata() or {}
+        if told.get("format") != FORMAT:
+            raise ValueError(f"{path} is no gated memory of qf: write one with `qf export --gated`")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    settings = json.loads(told["settings"])
+    found = model.config.name_or_path
+    if settings["fingerprint"] != fingerprint(model, tokenizer, settings["modules"]["inner"]):
+        raise ValueError(
+            f"{path} holds facts of {settings['model']}, and {found} has other weights or another"
+            " chat template: attach it to the model that was taught"
+        )
+    return GatedMemory(model, tokenizer, settings, tensors)
+
+
+def fingerprint(model: Any, tokenizer: Any, inner: str) -> str:
+    """Tell a model by one matrix, the same in float32 and bfloat16, and its chat template."""
+    W = model.get_submodule(inner).weight.detach().to("cpu", torch.bfloat16).view(torch.uint8)
+    digest = hashlib.sha256(W.contiguous().numpy().tobytes())
+    digest.update((tokenizer.chat_template or "").encode())
+    return digest.hexdigest()
+
+
+class GatedMemory:
+    """The facts of one file at work in one model; see the top of this page."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> None:
+        self.tokenizer, self.settings, self.tensors = tokenizer, settings, tensors
+        self.facts: list[dict[str, Any]] = settings["facts"]
+        self.opening, self.closing = _around_query(tokenizer)
+        self.asked: list[tuple[str, int, int] | None] | None = None
+        self.acting: list[_Answer | None] = []
+        self.v: Tensor | None = None
+        modules = {k: model.get_submodule(name) for k, name in settings["modules"].items()}
+        self.hooks = [
+            model.register_forward_pre_hook(self._at_the_start, with_kwargs=True),
+            modules["gate"].register_forward_pre_hook(self._on_the_way_up),
+            modules["residual"].register_forward_pre_hook(self._at_the_residual),
+            modules["taught"].register_forward_hook(self._at_the_layer),
+        ]
+
+    def detach(self) -> None:
+        """Take the facts out of the model again."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def chosen(self, query: str, pooled: Tensor) -> list[dict[str, Any]]:
+        """The facts that a query calls to mind, by its pooled activations (D,)."""
+        s, said = self.settings, set(_words(query))
+        facts = [f for f in self.facts if sum(f["cue"].get(w, 0.0) for w in said) >= s["mentioned"]]
+        if not facts:
+            return []
+        address = self._address(pooled.float().cpu())
+        near = [
+            float((self.tensors["addresses"][slice(*f["addresses"])] @ address).max())
+            for f in facts
+        ]
+        least = max(s["threshold"], max(near) - s["margin"])
+        best = sorted(range(len(facts)), key=lambda i: -near[i])
+        return [facts[i] for i in best if near[i] >= least][: s["together"]]
+
+    def _address(self, pooled: Tensor) -> Tensor:
+        """(pooled - center) S^-½, at length one."""
+        V, moments = self.tensors["directions"].float(), self.tensors["moments"]
+        floor = self.settings["floor"]
+        x = pooled - self.tensors["center"]
+        shrink = 1 - (floor / (moments + floor)).sqrt()
+        return normalize((x - (x @ V * shrink) @ V.T) / floor**0.5, dim=0)
+
+    def _at_the_start(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the questions in a pass that begins with an empty cache: a new generation."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        cache = kwargs.get("past_key_values")
+        begins = cache is None or not cache.get_seq_length()
+        self.asked = None
+        if begins or ids is None or ids.shape[1] > 1:  # a longer piece behind a cache: not ours
+            self.acting = []
+        if begins and ids is not None:
+            mask = kwargs.get("attention_mask")
+            mask = torch.ones_like(ids) if mask is None or mask.ndim != 2 else mask
+            self.asked = [
+                self._question(i[m > 0].tolist(), len(i)) for i, m in zip(ids, mask, strict=True)
+            ]
+
+    def _question(self, ids: list[int], longest: int) -> tuple[str, int, int] | None:
+        """The last user turn of a prompt and its positions [from, to) in the padded row."""
+        text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        again = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        _, opened, rest = text.rpartition(self.opening)
+        query, closed, _ = rest.partition(self.closing)
+        if not opened or not closed or again["input_ids"] != ids:
+            return None  # no such turn, or tokens that are not those of their text
+        begin = len(text) - len(rest) + len(query) - len(query.lstrip())
+        end = begin + len(query.strip())
+        inside = [i for i, (a, b) in enumerate(again["offset_mapping"]) if a < end and b > begin]
+        shift = longest - len(ids)
+        return (query, shift + inside[0], shift + inside[-1] + 1) if inside else None
+
+    def _on_the_way_up(self, _: Any, inputs: tuple[Tensor, ...]) -> None:
+        """Choose the facts of each question."""
+        if self.asked is None:
+            return
+        for row, asked in enumerate(self.asked):
+            query, begin, end = asked or ("", 0, 1)
+            facts = self.chosen(query, inputs[0][row, begin:end].float().mean(0)) if asked else []
+            settings = self.tensors, self.settings["follows"], inputs[0].device
+            self.acting.append(_Answer(facts, *settings) if facts else None)
+
+    def _at_the_residual(self, _: Any, inputs: tuple[Tensor, ...]) -> None:
+        self.v = inputs[0][:, -1]
+
+    def _at_the_layer(self, _: Any, inputs: tuple[Tensor, ...], Wu: Tensor) -> Tensor | None:
+        """Put the output of the nearest row in place at the last position."""
+        if not any(self.acting) or self.v is None:
+            return None
+        changed, v = Wu.clone(), self.v.to(Wu.device).float()
+        for row, answer in enumerate(self.acting):
+            if answer:
+                y = answer.output(inputs[0][row, -1], Wu[row, -1].float() + v[row])
+                changed[row, -1] = (y - v[row]).to(Wu.dtype)
+        return changed
+
+
+class _Answer:
+    """The rows of the facts that act on one answer, and which of them was read last."""
+
+    def __init__(
+        self, facts: list[dict[str, Any]], tensors: dict[str, Tensor], follows: float, device: Any
+    ) -> None:
+        self.follows = follows
+        spans = sorted(f["rows"] for f in facts)
+        rows = torch.cat([torch.arange(*span) for span in spans])
+        self.last = {int(i) for i in torch.tensor([b - a for a, b in spans]).cumsum(0) - 1}
+        self.keys = normalize(tensors["keys"][rows].to(device), dim=1)
+        self.outputs = tensors["outputs"][rows].to(device)
+        self.share = tensors["significance"][rows].to(device).clamp(max=1)
+        self.read: int | None = None
+
+    def output(self, u: Tensor, y: Tensor) -> Tensor:
+        """What the layer gives in place of y where W's input is u."""
+        near = self.keys @ normalize(u.float(), dim=0)
+        if self.read is not None and self.read not in self.last:
+            near[self.read + 1] += self.follows
+        self.read = int(near.argmax())
+        return torch.lerp(y, self.outputs[self.read], self.share[self.read])
+
+
+def _around_query(tokenizer: Any) -> tuple[str, str]:
+    """What the chat template writes in front of every user turn, and behind it."""
+    query, answer = "\ue000query\ue001", "\ue000answer\ue001"
+    said = ("user", query), ("assistant", answer), ("user", query)
+    turns = [{"role": role, "content": text} for role, text in said]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    parts = [part for piece in text.split(query) for part in piece.split(answer)]
+    if len(parts) != 4:
+        raise ValueError("the chat template rewrites a question, so that it cannot be found")
+    first, behind, between, last = parts
+    opening = _common(first[::-1], between[::-1])[::-1]
+    closing = _common(behind, last)
+    if not opening or not closing:
+        raise ValueError("the chat template does not mark where a question begins and ends")
+    return opening, closing
+
+
+def _common(one: str, other: str) -> str:
+    """What two texts begin with alike."""
+    alike = (a == b for a, b in zip(one, other, strict=False))
+    return one[: sum(1 for _ in takewhile(bool, alike))]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold()) or text.split()
