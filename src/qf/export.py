@@ -247,13 +247,11 @@ def write_gated(
         "outputs": torch.cat([r.outputs for r in rows]),
         "significance": torch.cat([r.significance for r in rows]),
         "center": gate.center,
-        "directions": gate.within.directions,
-        "moments": gate.within.moments,
+        "directions": gate.directions,
     }
     settings = {
         **asdict(binding),
         "gate_layer": gate.layer,
-        "floor": gate.within.floor,
         "threshold": gate.threshold,
         "mentioned": MENTIONED,
         "margin": MARGIN,

@@ -9,8 +9,9 @@ This file stands alone: it needs torch, safetensors and a Transformers model, an
     memory.detach()       # the model is what it was before
 
 A question is the last user turn of each prompt. It calls facts to mind whose subject it mentions
-and whose address, the whitened mean of u over its tokens, lies near; while the answer is generated,
-layer i then gives at the last position the output that the nearest row of these facts recorded.
+and whose address lies near: the mean of u over its tokens, in directions that tell apart what is
+asked for. While the answer is generated, layer i then gives at the last position the output that
+the nearest row of these facts recorded.
 Prompts are padded on the left, read in one piece and answered with a key-value cache, greedily or
 by sampling; not by beams, and one call of `generate` at a time.
 """
@@ -101,12 +102,9 @@ class GatedMemory:
         return [facts[i] for i in best if near[i] >= least][: s["together"]]
 
     def _address(self, pooled: Tensor) -> Tensor:
-        """(pooled - center) S^-½, at length one."""
-        V, moments = self.tensors["directions"].float(), self.tensors["moments"]
-        floor = self.settings["floor"]
+        """(pooled - center) P, at length one."""
         x = pooled - self.tensors["center"]
-        shrink = 1 - (floor / (moments + floor)).sqrt()
-        return normalize((x - (x @ V * shrink) @ V.T) / floor**0.5, dim=0)
+        return normalize(x @ self.tensors["directions"], dim=0)
 
     def _at_the_start(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find the questions in a pass that begins with an empty cache: a new generation."""
