@@ -141,8 +141,8 @@ class Model:
             layer = _usual_layer(memory, len(self.family.layers(loaded.transformer)))
         self.layer, self.solver, self.system = layer, solver, system
         block = self.family.layer(loaded.transformer, layer)
-        self._weight = self.family.projection(block).weight
-        self._base = self._learned = self._weight.data
+        self._projection = self.family.projection(block)
+        self._base = self._learned = self.family.weight(self._projection)
         self._calibrated = calibrate and solver != "paper"
         self._gated = solver == "gated"
         self._unlearned = 0  # how many blocks of `base_weights` are open
@@ -697,7 +697,7 @@ class Model:
 
     def _show(self) -> None:
         """Put the learned weights in place, or inside of `base_weights` the base."""
-        self._weight.data = self._base if self._unlearned else self._learned
+        self.family.put(self._projection, self._base if self._unlearned else self._learned)
 
     def _refresh(self) -> None:
         """Follow what any process wrote into the memory since the last look."""
