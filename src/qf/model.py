@@ -841,6 +841,8 @@ _ARCHITECTURE = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
     "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
     "rope_theta", "rope_parameters", "tie_word_embeddings", "sliding_window",
+    "n_embd", "n_layer", "n_head", "alibi", "parallel_attn", "use_parallel_residual",
+    "residual_multiplier",
 )  # fmt: skip
 
 
