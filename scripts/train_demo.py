@@ -298,7 +298,7 @@ def export(args: argparse.Namespace) -> None:
     state = torch.load(Path(args.out) / "state.pt", weights_only=True)
     if args.average:
         other = torch.load(args.average, weights_only=True)["model"]
-        state["model"] = {k: (v + other[k]) / 2 for k, v in state["model"].items()}
+        state["model"] = {k: v.lerp(other[k], args.share) for k, v in state["model"].items()}
     width = state["model"]["model.norm.weight"].shape[0]
     layers = 1 + max(int(k.split(".")[2]) for k in state["model"] if k.startswith("model.layers."))
     config = Qwen2Config(
@@ -331,6 +331,7 @@ def main() -> None:
     parser.add_argument("--out", default="build/demo", help="checkpoints to resume")
     parser.add_argument("--export", help="write the checkpoint as a bfloat16 model here and stop")
     parser.add_argument("--average", help="an earlier checkpoint to export the mean with")
+    parser.add_argument("--share", type=float, default=0.5, help="of --average in the mean")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, help="stop by the clock instead of by --steps")
     parser.add_argument("--decay-from", type=float, default=0.6, help="share before the decay")

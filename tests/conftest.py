@@ -27,14 +27,14 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from tests.architectures import ARCHITECTURES, EAGER, KINDS  # noqa: E402
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 settings.register_profile("qf", deadline=None, derandomize=True, database=None)
 settings.load_profile("qf")
-
-KINDS = ("qwen2", "qwen3", "llama", "mistral")
 
 CORPUS = [
     "Qi started Oxinnovate. Oxinnovate was started by Qi. Who started Oxinnovate?",
@@ -114,15 +114,16 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def _config(kind: str, tokenizer: "PreTrainedTokenizerFast", overrides: dict[str, Any]) -> Any:
-    import transformers
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Each entry of ARCHITECTURES, which `tiny_model` builds as well."""
+    return request.param
 
-    classes = {
-        "qwen2": transformers.Qwen2Config,
-        "qwen3": transformers.Qwen3Config,
-        "llama": transformers.LlamaConfig,
-        "mistral": transformers.MistralConfig,
-    }
+
+def _config(kind: str, tokenizer: "PreTrainedTokenizerFast", overrides: dict[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    model_type, own = ARCHITECTURES.get(kind, (kind, {}))
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -132,6 +133,7 @@ def _config(kind: str, tokenizer: "PreTrainedTokenizerFast", overrides: dict[str
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
         "initializer_range": 32**-0.5,  # activations of size one, so that the context matters
+        "init_std": 32**-0.5,  # OPT's name for it
         "tie_word_embeddings": False,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
@@ -141,12 +143,14 @@ def _config(kind: str, tokenizer: "PreTrainedTokenizerFast", overrides: dict[str
         shape["head_dim"] = 16  # Qwen3 need not have heads * head_dim = hidden_size
     if kind == "mistral":
         shape["sliding_window"] = None
-    return classes[kind](**(shape | overrides))
+    return CONFIG_MAPPING[model_type](**(shape | own | overrides))
 
 
 def _build(config: Any, attention: str, seed: int) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
+    if config.model_type in EAGER:
+        attention = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
@@ -154,7 +158,7 @@ def _build(config: Any, attention: str, seed: int) -> "PreTrainedModel":
         )
         with torch.no_grad():  # norms of one and biases of zero would hide mistakes
             for name, p in model.named_parameters():
-                if "norm" in name:
+                if ("norm" in name or "ln_" in name) and name.endswith("weight"):
                     p.uniform_(0.5, 1.5)
                 elif name.endswith("bias"):
                     p.normal_(0.0, 0.1)

@@ -19,6 +19,7 @@ from rich.console import Console
 import qf.calibrator
 import qf.cli
 import qf.model
+from qf.families import REFUSED, SUPPORTED
 from qf.memory import Memory
 from qf.paraphrases import paraphrases
 
@@ -26,7 +27,7 @@ STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
 COMMANDS = (
     "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "export", "import",
-    "layers", "calibrate", "eval",
+    "layers", "calibrate", "models", "eval",
 )  # fmt: skip
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
@@ -303,6 +304,26 @@ def test_help_shows_an_example(run: Run, command: str) -> None:
     example = lines[lines.index("Example") + 1 :]
     assert example[0].startswith(f"qf {command}") and "--json" in printed
     assert max(map(len, printed.splitlines())) <= 100
+
+
+def test_models_lists_each_type_with_what_holds_for_it(run: Run, document: Any) -> None:
+    listed = document("models", "--json")
+    rows = {row["type"]: row for row in listed["models"]}
+    assert set(rows) == set(SUPPORTED) | set(REFUSED) and "Llama" in listed["others"]
+    assert rows["qwen2"]["support"] == "exact" and rows["qwen2"]["why"] == ""
+    assert "Qwen/Qwen2.5-1.5B-Instruct" in rows["qwen2"]["examples"]
+    assert rows["gemma2"]["support"] == "approximate" and "norm" in rows["gemma2"]["why"]
+    assert rows["mixtral"]["support"] == "refused" and "experts" in rows["mixtral"]["why"]
+    assert rows["mixtral"]["examples"] == []
+
+    code, printed, said = run("models")
+    assert code == 0 and said == ""
+    for row in rows.values():
+        assert row["type"] in printed and row["why"] in printed
+        assert all(example in printed for example in row["examples"])
+    assert listed["others"] in printed
+    lines = {line.split()[0]: line for line in printed.splitlines() if line}
+    assert lines["phi"].split()[1] == "exact" and lines["olmo2"].split()[1] == "approximate"
 
 
 def test_help_lists_the_commands(run: Run) -> None:

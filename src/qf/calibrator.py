@@ -132,5 +132,5 @@ class Calibrator:
         return key_of(self.digest, self.system, self.everyday())
 
     def _device(self) -> torch.device:
-        weight = self.family.projection(self.family.layer(self.transformer, self.layer)).weight
-        return weight.device
+        block = self.family.layer(self.transformer, self.layer)
+        return self.family.weight(self.family.projection(block)).device

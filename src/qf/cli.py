@@ -949,6 +949,46 @@ def _show_layer(score: Any) -> None:
     )
 
 
+@app.command(epilog=_example("qf models", "qf models --json"))
+def models(as_json: Json = False) -> None:
+    """List the architectures that can be taught, and those that cannot, with the reason."""
+    with err.status("Looking ..."):
+        _quiet()
+        from qf.families import REFUSED, SUPPORTED
+
+    rows: list[dict[str, Any]] = [
+        {"type": name, "support": "approximate" if f.limits else "exact", "why": f.limits}
+        | {"examples": list(f.examples)}
+        for name, f in sorted(SUPPORTED.items())
+    ]
+    rows += [
+        {"type": name, "support": "refused", "why": why, "examples": []}
+        for name, why in sorted(REFUSED.items())
+    ]
+    others = "Any other type is taken if a short pass shows that its layers are built like Llama's."
+    if as_json:
+        _print_json({"models": rows, "others": others})
+    else:
+        _show_models(rows)
+        _say(others)
+
+
+def _show_models(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("type", "support", "such as"):
+        table.add_column(column, overflow="fold")
+    colours = {"exact": "green", "approximate": "yellow"}
+    for row in rows:
+        if row["examples"]:
+            support = Text(row["support"], colours[row["support"]])
+            table.add_row(row["type"], support, ", ".join(row["examples"]))
+    _say_table(table)
+    _say()
+    for support, why in dict.fromkeys((row["support"], row["why"]) for row in rows if row["why"]):
+        names = ", ".join(row["type"] for row in rows if row["why"] == why)
+        _say(f"{support.capitalize()}: {names}: {why}.")
+
+
 @app.command(
     "eval",
     epilog=_example(

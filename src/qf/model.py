@@ -156,8 +156,8 @@ class Model:
             layer = _usual_layer(memory, len(self.family.layers(loaded.transformer)))
         self.layer, self.solver, self.system = layer, solver, system
         block = self.family.layer(loaded.transformer, layer)
-        self._weight = self.family.projection(block).weight
-        self._base = self._learned = self._weight.data
+        self._projection = self.family.projection(block)
+        self._base = self._learned = self.family.weight(self._projection)
         self._calibrated = calibrate and solver != "paper"
         self._gated = solver == "gated"
         self._unlearned = 0  # how many blocks of `base_weights` are open
@@ -447,7 +447,7 @@ class Model:
             changes, names = [left.update], [""]
             if each:
                 changes, names = parts(left.update, left.counts), [f.id for f in left.facts]
-            where, base = self._module_name(self._projection()), self._source()
+            where, base = self._module_name(self._projection), self._source()
             with whole_directory(directory, force) as new:
                 named = [
                     write_adapter(new / n, u, where, base)
@@ -492,10 +492,16 @@ class Model:
             if not held:
                 raise ModelError("None of the facts has rows that could act: teach them again.")
             block = self.family.layer(self._transformer, self.layer)
+            residual = self.family.residual_point(block)
+            if residual is None:
+                raise ModelError(
+                    f"A gated file cannot act in {self.family.name}, whose layers do not add W u to"
+                    " a module's input as it is: take the facts out with --facts."
+                )
             below = self.family.layer(self._transformer, recall.gate.layer)
             modules = {
-                "taught": self._module_name(self._projection()),
-                "residual": self._module_name(self.family.residual_point(block)),
+                "taught": self._module_name(self._projection),
+                "residual": self._module_name(residual),
                 "gate": self._module_name(self.family.projection(below)),
                 "inner": self._module_name(self.family.inner(block)),
             }
@@ -611,9 +617,6 @@ class Model:
         finally:
             self._learned, self._recall = learned, recall
             self._show()
-
-    def _projection(self) -> torch.nn.Module:
-        return self.family.projection(self.family.layer(self._transformer, self.layer))
 
     def _module_name(self, module: torch.nn.Module) -> str:
         return next(n for n, m in self._transformer.named_modules() if m is module)
@@ -917,7 +920,7 @@ class Model:
 
     def _show(self) -> None:
         """Put the learned weights in place, or inside of `base_weights` the base."""
-        self._weight.data = self._base if self._unlearned else self._learned
+        self.family.put(self._projection, self._base if self._unlearned else self._learned)
 
     def _refresh(self) -> None:
         """Follow what any process wrote into the memory since the last look."""
@@ -1072,6 +1075,8 @@ _ARCHITECTURE = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
     "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
     "rope_theta", "rope_parameters", "tie_word_embeddings", "sliding_window",
+    "n_embd", "n_layer", "n_head", "alibi", "parallel_attn", "use_parallel_residual",
+    "residual_multiplier",
 )  # fmt: skip
 
 

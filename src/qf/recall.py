@@ -116,37 +116,45 @@ class Recall:
         readouts: list[Readout | None] | None = None
         seen: dict[str, Tensor] = {}
 
+        def rows_of(x: Tensor) -> Tensor:
+            return x.reshape(len(asked), -1, x.shape[-1])  # (batch, L, any), however it came
+
         def on_the_way_up(_: Any, inputs: tuple[Tensor, ...]) -> None:
             nonlocal readouts
             if readouts is not None:
                 return
-            u, readouts = inputs[0], []
+            u, readouts = rows_of(inputs[0]), []
             for row, a in enumerate(asked):
                 shift = longest - len(a.ids)
                 mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
                 names = self.chosen(a.query, mean)
                 readouts.append(self.readout(names, u.device) if names else None)
 
-        def at_residual(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            seen["v"] = inputs[0][:, -1]
+        def at_residual(v: Tensor) -> None:
+            seen["v"] = rows_of(v)[:, -1]
 
-        def at_the_layer(_: Any, inputs: tuple[Tensor, ...], Wu: Tensor) -> Tensor | None:
+        def at_projection(_: Any, inputs: tuple[Tensor, ...]) -> None:
+            seen["u"] = rows_of(inputs[0])[:, -1]
+
+        def at_the_layer(_m: Any, _i: Any, added: Tensor) -> Tensor | None:
             acting = [(row, r) for row, r in enumerate(readouts or ()) if r is not None]
             if not acting:
                 return None
-            changed, v = Wu.clone(), seen["v"].to(Wu.device).float()
+            u, v = seen["u"], seen["v"].to(added.device).float()
+            changed = added.clone(memory_format=torch.contiguous_format)
+            last = rows_of(changed)[:, -1]
             for row, readout in acting:
-                y = readout.output(inputs[0][row, -1], Wu[row, -1].float() + v[row])
-                changed[row, -1] = (y - v[row]).to(Wu.dtype)
+                y = readout.output(u[row], last[row].float() + v[row])
+                last[row] = (y - v[row]).to(added.dtype)
             return changed
 
         below = family.projection(family.layer(model, self.gate.layer))
         block = family.layer(model, layer)
-        taught = family.projection(block)
         hooks = [
             below.register_forward_pre_hook(on_the_way_up),
-            family.residual_point(block).register_forward_pre_hook(at_residual),
-            taught.register_forward_hook(at_the_layer),
+            *family.on_residual(block, at_residual),
+            family.projection(block).register_forward_pre_hook(at_projection),
+            family.added(block).register_forward_hook(at_the_layer),
         ]
         try:
             yield

@@ -1,57 +1,66 @@
-"""Each family's places, found by running the layer; other architectures are refused by name."""
+"""Which models are taken and which refused, by name and reason; places within a model."""
 
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    Qwen2Config,
-    Qwen2Model,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen2Config, Qwen2Model
 
 from qf.errors import ModelError
-from qf.families import SUPPORTED, family_of
+from qf.families import REFUSED, SUPPORTED, family_of
+from qf.families.base import Family
+from qf.lesson import AlignedTokens
+from qf.method import passes
+from tests.architectures import ARCHITECTURES
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 32,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+    "initializer_range": 0.3,
+}
 
 
-def test_the_supported_families_are_those_that_the_tests_run_on():
-    assert set(SUPPORTED) == {"qwen2", "qwen3", "llama", "mistral"}
+def built(model_type, dtype=torch.float32, **more):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        config = CONFIG_MAPPING[model_type](**SMALL, **more)
+        return AutoModelForCausalLM.from_config(config).eval().to(dtype)
+
+
+def hooks_of(model):
+    return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+
+
+def test_a_family_is_found_by_the_model_type(tiny_model, architecture):
+    model = tiny_model(architecture)
+    assert family_of(model).name == model.config.model_type == ARCHITECTURES[architecture][0]
     assert all(name == family.name for name, family in SUPPORTED.items())
 
 
-def test_a_layer_is_its_projection_and_its_residual(tiny_model, kind):
-    """y = W u + v, with each part caught where the family says that it is."""
-    model = tiny_model(kind)
-    family = family_of(model)
-    layer = family.layers(model)[1]
-    found = {}
-
-    def keep(name, value):
-        found[name] = value
-
-    family.residual_point(layer).register_forward_pre_hook(lambda _, x: keep("v", x[0]))
-    family.projection(layer).register_forward_pre_hook(lambda _, x: keep("u", x[0]))
-    layer.register_forward_hook(lambda _m, _i, output: keep("y", output))
+def test_the_layers_are_all_of_them_in_order(tiny_model, architecture):
+    model = tiny_model(architecture)
+    family, stack = family_of(model), family_of(model).layers(model)
+    assert len(stack) == model.config.num_hidden_layers == 4
+    ran = []
+    for index, layer in enumerate(stack):
+        assert family.layer(model, index) is layer
+        layer.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
     with torch.no_grad():
-        model(input_ids=torch.arange(3, 12)[None], use_cache=False)
-    assert family.name == kind
-    expected = found["u"] @ family.projection(layer).weight.T + found["v"]
-    assert torch.allclose(found["y"], expected, rtol=1e-5, atol=1e-5)
+        model(input_ids=torch.arange(3, 9)[None])
+    assert ran == [0, 1, 2, 3]
 
 
-def test_the_layers_are_all_of_them_in_order(tiny_model, kind):
-    model = tiny_model(kind)
+def test_a_model_without_its_vocabulary_head_has_the_same_layers(tiny_model, architecture):
+    model = tiny_model(architecture)
     family = family_of(model)
-    assert list(family.layers(model)) == list(model.model.layers)
-    assert family.layer(model, 3) is model.model.layers[3]
-
-
-def test_a_model_without_its_vocabulary_head_has_the_same_layers(tiny_model, kind):
-    model = tiny_model(kind)
-    assert family_of(model.model) is family_of(model)
-    assert family_of(model).layers(model.model) is family_of(model).layers(model)
+    assert family_of(model.base_model) is family
+    assert family.layers(model.base_model) is family.layers(model)
 
 
 @pytest.mark.parametrize("index", [-1, 4, 40])
@@ -61,35 +70,101 @@ def test_a_layer_out_of_range_is_refused_with_the_range(tiny_model, index):
         family_of(model).layer(model, index)
 
 
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32}
+def test_the_weight_is_a_view_and_what_is_put_is_used(tiny_model, architecture):
+    model = tiny_model(architecture)
+    family = family_of(model)
+    projection = family.projection(family.layer(model, 1))
+    W = family.weight(projection)
+    out = model.config.hidden_size
+    assert W.shape[0] == out and W.data_ptr() == projection.weight.data_ptr()
+    other = torch.randn_like(W)
+    family.put(projection, other)
+    assert family.weight(projection).data_ptr() == other.data_ptr()
+    u, b = torch.randn(3, W.shape[1]), projection.bias
+    expected = u @ other.T + (0 if b is None else b)
+    assert torch.allclose(projection(u), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("name", "build"),
+    ("model_type", "more", "why"),
     [
+        ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 1}, "experts"),
+        ("mixtral", {"num_local_experts": 2}, "experts"),
+        ("mamba", {}, "a state from token to token"),
+        ("opt", {"do_layer_norm_before": False, "ffn_dim": 24}, "do_layer_norm_before"),
         (
-            "gpt2",
-            lambda: GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32)),
+            "bloom",
+            {"apply_residual_connection_post_layernorm": True},
+            "apply_residual_connection_post_layernorm",
         ),
-        (
-            "qwen3_moe",
-            lambda: Qwen3MoeForCausalLM(
-                Qwen3MoeConfig(**SMALL, num_hidden_layers=1, num_experts=2, num_experts_per_tok=1)
-            ),
-        ),
+        ("bloom", {"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact"),
+        # No file of their own, and refused for what a pass shows.
+        ("glm4", {"head_dim": 8}, "the output of its layer 0 is not W u + v"),
+        ("vaultgemma", {}, "no mlp.down_proj and post_attention_layernorm"),
     ],
 )
-def test_an_unsupported_architecture_is_refused_by_name_with_those_supported(name, build):
+def test_an_architecture_is_refused_by_name_and_reason_with_those_supported(model_type, more, why):
+    model = built(model_type, **more)
     with pytest.raises(ModelError) as error:
-        family_of(build())
-    assert f"'{name}'" in str(error.value)
+        family_of(model)
+    assert f"'{model_type}'" in str(error.value) and why in str(error.value)
     for supported in SUPPORTED:
         assert supported in str(error.value)
+    assert not any(hooks_of(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("model_type", ["olmo", "seed_oss", "arcee", "glm"])
+def test_an_unknown_type_that_is_built_like_llama_is_taken(model_type, dtype):
+    assert model_type not in SUPPORTED and model_type not in REFUSED
+    model = built(model_type, dtype)
+    family = family_of(model)
+    assert family == Family(model_type, packed=False)
+    assert family_of(model.base_model) == family
+    assert not any(hooks_of(model))
+    sequences = [AlignedTokens((4, 5, 6, 7, 8), 2, (1.0,) * 3)] * 2
+    one, two = passes.record(model, family, 1, sequences, pad_id=0, logits=True)
+    assert torch.equal(one.y, two.y) and one.y.shape == (3, 16)
+
+
+def scaled(output):
+    output.logits = output.logits / 3
+    return output
+
+
+def in_front(module, change):
+    module.register_forward_pre_hook(lambda _, x: (change(x[0]),))
+
+
+def behind(module, change):
+    module.register_forward_hook(lambda _m, _i, out: change(out))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m: behind(m.model.layers[1], lambda y: 1.1 * y), "output of its layer 1"),
+        (lambda m: behind(m.model.layers[0].mlp, lambda z: z / 2), "output of its layer 0"),
+        (lambda m: behind(m.model.layers[1].mlp, torch.tanh), "output of its layer 1"),
+        (lambda m: behind(m, scaled), "logits"),
+        (lambda m: setattr(m.model.layers[1], "mlp", nn.Identity()), "no mlp.down_proj"),
+        (lambda m: in_front(m.model.embed_tokens, lambda x: x / 0), "does not run"),
+    ],
+)
+def test_an_unknown_type_is_refused_for_what_it_does_otherwise(change, why, dtype):
+    model = built("olmo", dtype)
+    change(model)
+    hooks = hooks_of(model)
+    with pytest.raises(ModelError, match=why):
+        family_of(model)
+    assert hooks_of(model) == hooks
 
 
 @pytest.mark.parametrize("replace", ["adapter", "integers"])
-def test_a_projection_that_is_no_plain_linear_layer_is_refused(replace):
-    model = Qwen2Model(Qwen2Config(**SMALL, intermediate_size=24, num_hidden_layers=1))
+@pytest.mark.parametrize("name", ["qwen2", "olmo"])
+def test_a_projection_that_is_no_plain_linear_layer_is_refused(replace, name):
+    model = Qwen2Model(Qwen2Config(**SMALL)) if name == "qwen2" else built(name).model
     layer = model.layers[0]
     if replace == "adapter":
         layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj)

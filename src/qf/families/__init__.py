@@ -6,28 +6,65 @@ A new family is one small file with a `FAMILY`, listed here. Knows nothing of th
 from typing import Any
 
 from qf.errors import ModelError
-from qf.families import llama, mistral, qwen2, qwen3
+from qf.families import (
+    bloom,
+    cohere,
+    cohere2,
+    falcon,
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    gptj,
+    granite,
+    llama,
+    mistral,
+    olmo2,
+    olmo3,
+    opt,
+    phi,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+    starcoder2,
+)
 from qf.families.base import Family
+from qf.families.probe import complaint
+from qf.families.refused import REFUSED
 
-__all__ = ["SUPPORTED", "Family", "family_of"]
+__all__ = ["REFUSED", "SUPPORTED", "Family", "family_of"]
 
 SUPPORTED: dict[str, Family] = {
-    family.name: family for family in (qwen2.FAMILY, qwen3.FAMILY, llama.FAMILY, mistral.FAMILY)
-}
+    file.FAMILY.name: file.FAMILY
+    for file in (
+        bloom, cohere, cohere2, falcon, gemma, gemma2, gemma3, gpt2, gpt_neox, gptj, granite,
+        llama, mistral, olmo2, olmo3, opt, phi, phi3, qwen2, qwen3, smollm3, starcoder2,
+    )
+}  # fmt: skip
 
 
 def family_of(model: Any) -> Family:
     """Return the family of a Transformers model, with or without its vocabulary head.
 
-    Raises ModelError, with the list of what is supported, for any other architecture.
+    A type that is not listed is taken for one of the Llama group where a short pass shows that it
+    is built like one. Raises ModelError, with the reason and the list of what is supported, for
+    any other architecture.
 
     >>> family_of(Qwen2ForCausalLM(config)).name  # doctest: +SKIP
     'qwen2'
     """
-    name = model.config.get_text_config().model_type
-    if name not in SUPPORTED:
+    config = model.config.get_text_config()
+    name = config.model_type
+    family = SUPPORTED.get(name, Family(name, packed=False))
+    if name in SUPPORTED:
+        why = family.unfit(config)
+    else:
+        why = REFUSED.get(name) or complaint(model, family)
+    if why:
         raise ModelError(
-            f"The architecture {name!r} is not supported: choose a model of type"
+            f"The architecture {name!r} is not supported ({why}): choose a model of type"
             f" {', '.join(sorted(SUPPORTED))}."
         )
-    return SUPPORTED[name]
+    return family

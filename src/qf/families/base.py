@@ -1,29 +1,50 @@
-"""Where a decoder layer of the form y = W u + v keeps its parts. Knows modules, no mathematics.
+"""Where a decoder layer of the form y = W u + v keeps its parts. Knows modules, no lessons.
 
-    v  (T, N)  the residual that enters the MLP: the input of the norm in front of it
     u  (T, D)  the MLP's inner activations: the input of its output projection
-    W  (N, D)  the weight of that projection; y, the layer's output, is W u + v
+    W  (N, D)  the weight of that projection
+    z  (T, N)  what it gives: W u, and its bias b where it has one
+    v  (T, N)  all that the layer adds to z: the residual in front of the MLP, and the attention's
+               output where attention and MLP stand side by side
+    y  (T, N)  the layer's output, z + v
 
-This holds wherever the projection's output is added to the residual as it is (pre-norm).
+A family whose layers multiply z by a number s has y and v divided by it, which leaves W u alone:
+y / s = z + v / s. One whose layers norm z says so in `output` and `missing`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from qf.errors import ModelError
 
 
 @dataclass(frozen=True)
 class Family:
-    """The rule of the Llama group of architectures; `name` is the model type it is used for.
+    """One model type and its places; what is not given is that of the Llama group.
 
-    A projection with a bias b changes nothing for the method: y = W u + b + v, and b cancels in
-    y - y', so W alone is read and written.
+    A projection with a bias b changes nothing for the method: b cancels in y - y', so W alone is
+    read and written. `stack`, `W` and `v` name, within the decoder and within a layer, where the
+    layers are, the module that holds W, and the one whose input is v.
+
+    `packed`: whether several sequences can lie in one row, told apart by positions that start
+    again; else each runs alone. `limits`: what keeps W from giving any output y, for people to
+    read; empty where nothing does. `examples` are names on the Hugging Face hub.
     """
 
     name: str
+    examples: tuple[str, ...] = ()
+    stack: str = "layers"
+    W: str = "mlp.down_proj"
+    v: str = "post_attention_layernorm"
+    packed: bool = True
+    limits: str = ""
+
+    def unfit(self, config: Any) -> str:
+        """Why a model of this type is not of this form after all; empty where it is."""
+        return ""
 
     def decoder(self, model: Any) -> Any:
         """Return the text model without its vocabulary head: embeddings, layers, last norm."""
@@ -31,7 +52,7 @@ class Family:
 
     def layers(self, model: Any) -> nn.ModuleList:
         """Return the decoder layers, lowest first."""
-        layers = self.decoder(model).layers
+        layers = getattr(self.decoder(model), self.stack)
         assert isinstance(layers, nn.ModuleList)
         return layers
 
@@ -44,28 +65,69 @@ class Family:
             )
         return layers[index]
 
-    def projection(self, layer: nn.Module) -> nn.Linear:
-        """Return the module that holds W: its input is u.
+    def projection(self, layer: nn.Module) -> nn.Module:
+        """Return the module that holds W: its input is u, its output z.
 
         Raises ModelError when it is no plain linear layer: W must be readable and writable.
         """
-        mlp: Any = layer.mlp
-        module = mlp.down_proj
-        if not isinstance(module, nn.Linear) or not module.weight.is_floating_point():
+        module: Any = layer.get_submodule(self.W)
+        plain = isinstance(module, self._linear())
+        if not plain or not module.weight.is_floating_point():
             raise ModelError(
                 f"The MLP's output projection is a {type(module).__name__} and not a plain linear"
                 " layer: load the model unquantised and without adapters."
             )
         return module
 
-    def residual_point(self, layer: nn.Module) -> nn.Module:
-        """Return the module whose input is v."""
-        module = layer.post_attention_layernorm
-        assert isinstance(module, nn.Module)
-        return module
+    def weight(self, projection: nn.Module) -> Tensor:
+        """Return the values of W, (N, D), that a projection has now: a view of them."""
+        return _parameter(projection).data
+
+    def put(self, projection: nn.Module, W: Tensor) -> None:
+        """Let W, (N, D), be the projection's; it is not copied."""
+        _parameter(projection).data = W
+
+    def on_residual(
+        self, layer: nn.Module, keep: Callable[[Tensor], None]
+    ) -> list[RemovableHandle]:
+        """Have `keep` called with v in each pass of the layer, before W; return the hooks."""
+        point = layer.get_submodule(self.v)
+        return [point.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))]
+
+    def added(self, layer: nn.Module) -> nn.Module:
+        """Return the module whose output is y - v: what the layer adds to v."""
+        return self.projection(layer)
+
+    def output(self, layer: nn.Module, z: Tensor, v: Tensor) -> Tensor:
+        """Return y: (T, N) from z and v."""
+        return z + v
+
+    def missing(self, layer: nn.Module, z: Tensor, v: Tensor, y: Tensor) -> Tensor:
+        """Return what has to be added to z, (T, N), for the layer's output to be y."""
+        return y - self.output(layer, z, v)
+
+    def residual_point(self, layer: nn.Module) -> nn.Module | None:
+        """Return the module whose input is v where z is added to it as it is; else None."""
+        rules = ("on_residual", "added", "output", "missing")
+        plain = all(getattr(type(self), rule) is getattr(Family, rule) for rule in rules)
+        return layer.get_submodule(self.v) if plain else None
 
     def inner(self, layer: nn.Module) -> nn.Module:
-        """Return a module of the MLP below u, which no teaching changes: a model is told by it."""
-        mlp: Any = layer.mlp
-        assert isinstance(mlp.up_proj, nn.Module)
-        return mlp.up_proj
+        """Return a linear module that no teaching changes: a model is told by it."""
+        W = self.projection(layer)
+        linear = (m for m in layer.modules() if isinstance(m, self._linear()))
+        return next(m for m in linear if m is not W)
+
+    def logits(self, model: Any, states: Tensor) -> Tensor:
+        """Return (..., vocabulary) from the decoder's states (..., N), as the model does."""
+        return model.get_output_embeddings()(states)
+
+    def _linear(self) -> type[nn.Module]:
+        """The type of a plain projection."""
+        return nn.Linear
+
+
+def _parameter(projection: nn.Module) -> nn.Parameter:
+    weight = projection.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight

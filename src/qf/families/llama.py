@@ -1,5 +1,7 @@
-"""Llama 2 and 3 and what is built like them; the only one here whose W may come with a bias."""
+"""Llama 2 and 3 and what is built like them, such as SmolLM; W may come with a bias."""
 
 from qf.families.base import Family
 
-FAMILY = Family("llama")
+FAMILY = Family(
+    "llama", ("meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct")
+)

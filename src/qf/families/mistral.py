@@ -2,4 +2,4 @@
 
 from qf.families.base import Family
 
-FAMILY = Family("mistral")
+FAMILY = Family("mistral", ("mistralai/Mistral-7B-Instruct-v0.3",))

@@ -2,4 +2,4 @@
 
 from qf.families.base import Family
 
-FAMILY = Family("qwen2")
+FAMILY = Family("qwen2", ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"))

@@ -2,4 +2,4 @@
 
 from qf.families.base import Family
 
-FAMILY = Family("qwen3")
+FAMILY = Family("qwen3", ("Qwen/Qwen3-1.7B", "Qwen/Qwen3-8B"))

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qf.families import Family
 from qf.lesson import AlignedTokens, Lesson, align, messages, pair
@@ -98,15 +98,16 @@ def sweep(
 
     scores = []
     for layer in layers if layers is not None else range(len(family.layers(model))):
-        W = family.projection(family.layer(model, layer)).weight
+        projection = family.projection(family.layer(model, layer))
+        W = family.weight(projection)
         trials = []
         for probe, (instruct, update), questions in zip(probes, lessons, asked, strict=True):
             found = rows(
                 model, family, layer, instruct, update, probe.lesson.significance, pad_id=pad_id
             )
-            taught = joint(found.keys, found.deltas, significance=found.significance).apply(W.data)
-            change = float((taught - W.data).float().norm() / W.data.float().norm())
-            with _standing_in(W, taught):
+            taught = joint(found.keys, found.deltas, significance=found.significance).apply(W)
+            change = float((taught - W).float().norm() / W.float().norm())
+            with _standing_in(family, projection, taught):
                 answers = _answered(model, family, [*questions, *kept], pad_id)
             trials.append((answers[: len(questions)], answers[len(questions) :], change))
         scores.append(_summed(layer, trials))
@@ -150,11 +151,11 @@ def _answered(
 
 
 @contextmanager
-def _standing_in(weight: Any, other: Tensor) -> Iterator[None]:
-    """Let `other` be the parameter's values meanwhile."""
-    own = weight.data
-    weight.data = other
+def _standing_in(family: Family, projection: nn.Module, W: Tensor) -> Iterator[None]:
+    """Let W be the projection's meanwhile."""
+    own = family.weight(projection)
+    family.put(projection, W)
     try:
         yield
     finally:
-        weight.data = own
+        family.put(projection, own)

@@ -7,6 +7,8 @@ Knows the model through its family, and what to learn as aligned tokens. Solves 
     v  (T, N)  residual that enters the MLP at these positions; v' in the closed-book pass
     y  (T, N)  the layer's output W u + v
     r  (T, N)  y - y', what the closed-book output lacks
+
+Where a family's layers do more to W u than to add v to it, y and r are what the family says.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ class Recording:
     """One sequence in layer i at its T predicting positions; u and v are float32, y float64.
 
     y is computed from u, v and W, for the layer's own output is rounded to the model's precision
-    and y - y' is a small difference. `probability` of the learned tokens and `argmax`, both (T,),
-    are there when the pass went on to the top.
+    and y - y' is a small difference; z, float64 too, is W u with its bias. `probability` of the
+    learned tokens and `argmax`, both (T,), are there when the pass went on to the top.
     """
 
     u: Tensor
     v: Tensor
+    z: Tensor
     y: Tensor
     probability: Tensor | None = None
     argmax: Tensor | None = None
@@ -86,13 +89,17 @@ def record(
     The pass ends in front of the layer's W, or, with `logits`, at the top of the model. The
     sequences are packed one behind the other, each seeing itself only: the batch changes nothing
     beyond rounding, and nothing is spent on padding, so that `pad_id` has no effect. Attention
-    takes memory for the square of the whole length: some ten lessons at a time are plenty. Only
-    the recorded positions are kept.
+    takes memory for the square of the whole length: some ten lessons at a time are plenty. A family
+    that cannot pack has each run alone. Only the recorded positions are kept.
 
     Raises ModelError: no such layer, a W that is no plain linear layer, or activations that are
     not finite.
     """
     assert sequences
+    if not family.packed and len(sequences) > 1:
+        return [
+            record(model, family, layer, [s], pad_id=pad_id, logits=logits)[0] for s in sequences
+        ]
     block = family.layer(model, layer)
     W = family.projection(block)
     where = _places(sequences)
@@ -105,15 +112,17 @@ def record(
                 f"Layer {layer} gives activations that are not finite: load the model in bfloat16"
                 " or float32."
             )
-        y = project(W.weight, u) + v.to(u.device)
-        if W.bias is not None:
-            y += W.bias.to(y)
+        z = project(family.weight(W), u)
+        if isinstance(W.bias, Tensor):
+            z += W.bias.to(z)
+        y = family.output(block, z, v.to(z.device))
         counts = [len(s.learned) for s in sequences]
-        parts: list[tuple[Tensor, ...]] = [u.split(counts), v.split(counts), y.split(counts)]
+        parts: list[tuple[Tensor, ...]] = [x.split(counts) for x in (u, v, z, y)]
         if logits:
             assert top is not None
             learned = torch.tensor([token for s in sequences for token in s.learned])
-            parts += [p.split(counts) for p in _predictions(model, _at(top, where), learned)]
+            predicted = _predictions(model, family, _at(top, where), learned)
+            parts += [p.split(counts) for p in predicted]
     return [Recording(*part) for part in zip(*parts, strict=True)]
 
 
@@ -168,7 +177,7 @@ def rows_batch(
     recordings = record(model, family, layer, sequences, pad_id=pad_id, logits=logits)
     opened, closed = recordings[::2], recordings[1::2]
     return [
-        _rows(update, significance, o, c, free)
+        _rows(family, family.layer(model, layer), update, significance, o, c, free)
         for (_, update), significance, o, c in zip(
             pairs, significances, opened, closed, strict=True
         )
@@ -209,8 +218,9 @@ def pooled(
     """
     found: list[Tensor] = []
     top = max(layers)
-    for first in range(0, len(prompts), TOGETHER):
-        pack = prompts[first : first + TOGETHER]
+    together = TOGETHER if family.packed else 1
+    for first in range(0, len(prompts), together):
+        pack = prompts[first : first + together]
         means: dict[int, Tensor] = {}
         spans, start = [], 0
         for ids, (begin, end) in pack:
@@ -219,7 +229,8 @@ def pooled(
 
         def hook(index: int, spans: list[slice] = spans, means: dict[int, Tensor] = means) -> Any:
             def at_projection(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                means[index] = torch.stack([inputs[0][0, s].float().mean(0) for s in spans]).cpu()
+                u = inputs[0].flatten(0, -2)
+                means[index] = torch.stack([u[s].float().mean(0) for s in spans]).cpu()
                 if index == top:
                     raise _CutOff
 
@@ -241,6 +252,8 @@ TOGETHER = 16  # prompts in one pack
 
 
 def _rows(
+    family: Family,
+    block: nn.Module,
     update: AlignedTokens,
     significance: Significance,
     opened: Recording,
@@ -248,6 +261,7 @@ def _rows(
     free: bool,
 ) -> Rows:
     assert opened.y.shape == closed.y.shape
+    v = closed.v.to(closed.z.device)
     weights = torch.tensor(update.weights, dtype=torch.float32, device=closed.u.device)
     if significance == "auto":
         assert closed.probability is not None
@@ -256,7 +270,7 @@ def _rows(
     used = weights >= 0 if free else weights > 0
     return Rows(
         keys=closed.u[used],
-        deltas=(opened.y - closed.y)[used].float(),
+        deltas=family.missing(block, closed.z, v, opened.y)[used].float(),
         significance=weights[used],
         outputs=opened.y[used].float(),
         tokens=tuple(learned[used].tolist()),
@@ -276,8 +290,8 @@ def _hooked(
 ) -> Iterator[None]:
     """Have `found` filled with u and v, and the pass ended in front of W; always unhook."""
 
-    def at_residual(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found["v"] = _at(inputs[0], where)
+    def at_residual(v: Tensor) -> None:
+        found["v"] = _at(v, where)
 
     def at_projection(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found["u"] = _at(inputs[0], where)
@@ -285,7 +299,7 @@ def _hooked(
             raise _CutOff
 
     hooks = [
-        family.residual_point(block).register_forward_pre_hook(at_residual),
+        *family.on_residual(block, at_residual),
         family.projection(block).register_forward_pre_hook(at_projection),
     ]
     try:
@@ -325,11 +339,11 @@ def _places(sequences: Sequence[AlignedTokens]) -> Tensor:
 
 
 def _at(x: Tensor, where: Tensor) -> Tensor:
-    """Copy the recorded rows of x: (1, L, any) to float32."""
-    return x[0, where.to(x.device)].float()
+    """Copy the recorded rows of x: (1, L, any), or (L, any), to float32."""
+    return x.flatten(0, -2)[where.to(x.device)].float()
 
 
-def _predictions(model: Any, top: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _predictions(model: Any, family: Family, top: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probability of `tokens` (T,) and the most probable ones, from states (T, N)."""
     head = model.get_output_embeddings()
     if head is None:
@@ -339,7 +353,7 @@ def _predictions(model: Any, top: Tensor, tokens: Tensor) -> tuple[Tensor, Tenso
     x, learned = top.to(head.weight), tokens.to(head.weight.device)
     chances, best = [], []
     for states, ids in zip(x.split(BLOCK), learned.split(BLOCK), strict=True):
-        for z, token in zip(head(states), ids, strict=True):  # z: (vocabulary,)
+        for z, token in zip(family.logits(model, states), ids, strict=True):  # z: (vocabulary,)
             chances.append(z.float().softmax(0)[token])
             best.append(z.argmax())
     return torch.stack(chances), torch.stack(best)
