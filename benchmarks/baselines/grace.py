@@ -94,6 +94,11 @@ class Grace(Baseline):
         self.epsilon, self.rate, self.steps = epsilon, rate, steps
         self.codebook = self._empty()
 
+    @classmethod
+    def own_layer(cls, layers: int, taught: int) -> int:
+        """Below the last layer: there one value would make every token of an answer the same."""
+        return max(0, min(taught, layers - 2))
+
     def teach(self, facts: Sequence[Taught]) -> None:
         """Update the codebook for each fact in turn (Algorithm 1)."""
         if self.epsilon is None:

@@ -10,13 +10,13 @@ N statements, n with the word, f times in this one of l words, L on the mean. No
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bm25s
 
 from benchmarks.baselines import Baseline, Taught
-from qf.lesson import Message, messages
+from qf.lesson import Message
 from qf.loading import Loaded
 
 K1, B = 1.2, 0.75
@@ -65,8 +65,9 @@ class Retrieval(Baseline):
             return None
         return self.statements[max(range(len(scores)), key=lambda i: (scores[i], i))]
 
-    def conversation(self, query: str) -> list[Message]:
-        """The query, with its statement behind the serving prompt as `qf.lesson.pair` puts it."""
-        found = self.best(query)
-        told = self.system if found is None else f"{self.system}\n{found}" if self.system else found
-        return messages(query, told)
+    def conversation(
+        self, query: str, instruction: str = "", earlier: Sequence[Mapping[str, str]] = ()
+    ) -> list[Message]:
+        """The query, with its statement behind all other prompts as `qf.lesson.pair` puts it."""
+        told = "\n".join(filter(None, (instruction, self.best(query))))
+        return super().conversation(query, told, earlier)

@@ -50,8 +50,8 @@ class Editor(Baseline):
         *,
         questions: Sequence[str] | None = None,
         contexts: int = 4,
-        steps: int = 25,
-        rate: float = 0.1,
+        steps: int = 60,
+        rate: float = 0.2,
         decay: float = 1e-3,
         drift: float = 0.0625,
         **options: Any,
@@ -67,6 +67,14 @@ class Editor(Baseline):
         self.decay, self.drift = decay, drift
         self._ordinary: list[tuple[str, str]] = []
         self._moments: dict[int, Tensor] = {}
+
+    @classmethod
+    def own_layer(cls, layers: int, taught: int) -> int:
+        """The middle: in the last layer nothing carries the subject's token to the answer any more.
+
+        The papers edit layer 17 of 48 (ROME, GPT-2 XL) and 3 to 8 of 28 (MEMIT, GPT-J).
+        """
+        return min(taught, layers // 2)
 
     def prepare(self, layers: Sequence[int]) -> None:
         """Measure C in these layers, once and with the weights as they are."""
@@ -159,7 +167,7 @@ class Editor(Baseline):
         ids, (begin, end) = prompt_with_span(self.tokenizer, asked)
         if subject:
             for last in range(begin, end):
-                if subject in self.tokenizer.decode(ids[begin : last + 1]):
+                if subject.casefold() in self.tokenizer.decode(ids[begin : last + 1]).casefold():
                     return last
         return end - 1
 

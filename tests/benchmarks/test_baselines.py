@@ -1,6 +1,7 @@
 """The baselines do what their papers say, and leave nothing behind."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from benchmarks.baselines.grace import Codebook, Grace
 from benchmarks.baselines.memit import solve
 from benchmarks.baselines.rome import insert
 from qf.loading import Loaded, load_pair
+from qf.model import Model
 
 FACTS = [
     Taught("Qi started Oxinnovate.", "Who started Oxinnovate?", "Qi.", "Oxinnovate"),
@@ -125,11 +127,34 @@ def test_facts_can_be_tuned_one_after_another_and_without_a_subject(loaded):
     assert chances(rome)[0] > ENOUGH["rome"] * closed[0]
 
 
+def test_each_uses_the_layer_that_can_carry_it():
+    layers = {name: method(name).own_layer(8, 7) for name in METHODS if name != "retrieval"}
+    assert layers == {"finetune": 7, "lora": 7, "grace": 6, "rome": 4, "memit": 4}
+    assert method("rome").own_layer(8, 3) == 3 and method("grace").own_layer(1, 0) == 0
+
+
+def test_an_instruction_and_earlier_turns_stand_where_qf_puts_them(loaded, tmp_path):
+    earlier = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Qi."}]
+    asked = [f.query for f in FACTS], ["Be brief.", ""]
+    baseline = method("finetune")(loaded, 1, system="You know.", max_tokens=8)
+    with Model(loaded, tmp_path / "memory", solver="paper", system="You know.") as model:
+        for turns in ([], earlier):
+            wanted = model.ask_many(*asked, earlier=turns, max_tokens=8)
+            assert baseline.ask_many(*asked, earlier=turns) == wanted
+    assert baseline.conversation("Who?", "Be brief.", earlier) == [
+        {"role": "system", "content": "You know.\nBe brief."},
+        *earlier,
+        {"role": "user", "content": "Who?"},
+    ]
+
+
 def test_a_subject_ends_where_its_last_token_does(loaded):
     rome = build("rome", loaded)
     found = rome.situations(FACTS[1])[0]
     text = rome.tokenizer.decode(found.tokens.input_ids[: found.place + 1])
     assert text.rstrip("?").endswith("Who started Alibaba")
+    lower = rome.situations(replace(FACTS[1], subject="alibaba"))[0]  # as a sentence begins with it
+    assert lower.place == found.place
     unknown = rome.situations(Taught("", "Who started Alibaba?", "Jack Ma."))[0]
     assert rome.tokenizer.decode(unknown.tokens.input_ids[: unknown.place + 1]).endswith("Alibaba?")
 
@@ -293,6 +318,8 @@ def test_retrieval_puts_the_statement_where_learning_puts_it(loaded):
     found.teach(FACTS)
     assert found.conversation(query)[0]["content"] == "Be brief.\nJack Ma started Alibaba."
     assert found.conversation("zzz")[0]["content"] == "Be brief."
+    told = found.conversation(query, "Say it.")[0]["content"]
+    assert told == "Be brief.\nSay it.\nJack Ma started Alibaba."
     assert len(found.ask_many([query, "zzz"])) == 2
     found.undo()
     assert found.conversation(query) == closed

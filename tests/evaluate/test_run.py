@@ -179,7 +179,7 @@ def test_joint_and_gated_learn_the_models_own_rewordings(
     monkeypatch.setattr(Model, "learn", watched)
     found = evaluate(loaded, material, ("paper", "joint", "gated"), LAST).methods
     assert batches == [(tuple(f[0] for f in FACTS), tuple(f[1] for f in FACTS), run.REWORDINGS)]
-    assert [each for each in learned if each[1] != run._WARM_UP[1]] == [
+    assert [each for each in learned if each[1] != run.WARM_UP[1]] == [
         (solver, fact[1], others if solver != "paper" else (), None)
         for solver in ("paper", "joint", "gated")
         for fact, others in zip(FACTS, written, strict=True)
@@ -257,6 +257,7 @@ def test_made_up_facts_share_no_question() -> None:
     by_fact = [{run._key(q) for q in (e.query, *e.rewordings)} for e in found.edits]
     assert len(by_fact) == 60 and sum(map(len, by_fact)) == len(set().union(*by_fact))
     assert all(len(e.rewordings) + 1 >= len(k) for e, k in zip(found.edits, by_fact, strict=True))
+    assert all(e.subject and e.subject.casefold() in e.query.casefold() for e in found.edits)
     answers = {b.answer for b in found.beside}
     assert "I do not know." in answers and len(answers) > 20
     assert not {run._key(b.query) for b in found.beside} & set().union(*by_fact)
@@ -383,7 +384,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lets go of its peak")
 def test_the_peak_is_of_the_block_alone() -> None:
     def peak(size: int) -> float:
-        with run._Peak(torch.device("cpu")) as found:
+        with run.Peak(torch.device("cpu")) as found:
             bytearray(size << 20)
         assert found.megabytes is not None
         return found.megabytes

@@ -133,12 +133,16 @@ def measure_skills(loaded: Loaded, skill: str, count: int, seed: int) -> Result:
 
 @dataclass(frozen=True)
 class Taught:
-    """A fact to teach: a statement, a question with its answer, and other wordings to ask in."""
+    """A fact to teach: a statement, a question with its answer, and other wordings to ask in.
+
+    `subject` is what it is about, where that is known.
+    """
 
     statement: str
     question: str
     answer: str
     rewordings: tuple[str, ...]
+    subject: str = ""
 
 
 def made_up_facts(count: int, seed: int) -> list[Taught]:
@@ -153,7 +157,8 @@ def made_up_facts(count: int, seed: int) -> list[Taught]:
         subjects.add(fact.x)
         question, other = rng.sample(fact.questions(), 2)
         statement = rng.choice(fact.statements())
-        facts.append(Taught(statement, question, fact.answer(), (other, ask(rng, fact))))
+        others = other, ask(rng, fact)
+        facts.append(Taught(statement, question, fact.answer(), others, fact.x))
     return facts
 
 

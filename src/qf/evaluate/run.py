@@ -12,6 +12,7 @@ the target. Knows models and data; prints nothing.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import json
@@ -52,7 +53,7 @@ METHODS = {"none": 0, "prompt": 0, "paper": 0, "joint": REWORDINGS, "gated": REW
 
 GENERATED = "generated"
 AROUND = 300  # questions beside made-up facts: half about what is known, half about strangers
-_WARM_UP = "The library closes at nine.", "When does the library close?", "At nine."
+WARM_UP = "The library closes at nine.", "When does the library close?", "At nine."
 
 TAUGHT_TOO = "locality prompt that is taught as well"
 UNFIT = "does not fit into the model's context"
@@ -159,7 +160,7 @@ def _edit(fact: Taught, number: int) -> Edit:
         prompt=fact.question,
         query=fact.question,
         target=fact.answer,
-        subject="",
+        subject=fact.subject,
         old="",
         rewordings=tuple(others),
         locality=(),
@@ -221,7 +222,7 @@ def evaluate(
 
     Raises QFError where nothing fits into the model's context, or the journal is of other settings.
     """
-    material = _fitting(loaded, material, settings.system)
+    material = fitting(loaded, material, settings.system)
     bench = Bench(loaded, material, settings, say)
     done: dict[str, Figures] = {}
     if journal:
@@ -243,7 +244,7 @@ def evaluate(
     )
 
 
-def _fitting(loaded: Loaded, material: Material, system: str | None) -> Material:
+def fitting(loaded: Loaded, material: Material, system: str | None) -> Material:
     """Leave out, and count, what the model cannot read, so that no evaluation ends halfway."""
     generator = Generator(loaded.transformer, loaded.tokenizer)
 
@@ -285,7 +286,7 @@ class Teaching(NamedTuple):
     immediate: list[str] | None = None
 
 
-_Lesson: TypeAlias = tuple[Edit, str, tuple[str, ...]]  # a fact, the answer to learn, rewordings
+Told: TypeAlias = tuple[Edit, str, tuple[str, ...]]  # a fact, the answer to learn, rewordings
 
 
 class Bench:
@@ -297,28 +298,28 @@ class Bench:
     def __init__(self, loaded: Loaded, material: Material, settings: Settings, say: Say) -> None:
         self.loaded, self.material, self.settings, self.say = loaded, material, settings, say
         self.device: torch.device = loaded.transformer.get_input_embeddings().weight.device
-        self.model_digest = _digest(loaded)
-        with self._opened() as model:
+        self.model_digest = weights_digest(loaded)
+        with self.opened() as model:
             self.layer = model.layer
 
     def figures(self, method: str) -> Figures:
         """Run one method from an empty memory."""
-        before = self._before
+        before = self.before
         if method in ("none", "prompt"):
             self.say(f"{method} ...")
-            with self._opened() as model, _Peak(self.device) as peak:
+            with self.opened() as model, Peak(self.device) as peak:
                 answers = self._ask(model, told=method == "prompt")
             return figures(self.material, before, answers, Teaching(), peak.megabytes)
-        lessons, seconds = self._lessons(reworded=METHODS[method] > 0)
-        with self._opened(method) as model:
-            _warm_up(model)
-            with _Peak(self.device) as peak:
+        lessons, seconds = self.lessons(reworded=METHODS[method] > 0)
+        with self.opened(method) as model:
+            warm_up(model)
+            with Peak(self.device) as peak:
                 teaching = self._teach(model, method, lessons)
                 answers = self._ask(model)
         teaching = teaching._replace(seconds=seconds + teaching.seconds)
         return figures(self.material, before, answers, teaching, peak.megabytes)
 
-    def _lessons(self, reworded: bool) -> tuple[list[_Lesson], float]:
+    def lessons(self, reworded: bool) -> tuple[list[Told], float]:
         """What to learn, and the seconds that the model took to write its part of it."""
         edits = self.material.edits
         answers, seconds = self._wanted
@@ -327,18 +328,15 @@ class Bench:
         others, more = self._rewordings
         return list(zip(edits, answers, others, strict=True)), seconds + more
 
-    def _teach(self, model: Model, method: str, lessons: Sequence[_Lesson]) -> Teaching:
+    def _teach(self, model: Model, method: str, lessons: Sequence[Told]) -> Teaching:
         immediate, seconds, not_learned = [], 0.0, 0
-        for number, (edit, answer, others) in enumerate(lessons, 1):
+        for number, lesson in enumerate(lessons, 1):
             self.say(f"{method}: fact {number} of {len(lessons)} ...")
             started = time.perf_counter()
-            try:
-                model.learn(edit.instruction, edit.query, answer, rewordings=others, verify=False)
-            except (LessonError, ModelError):  # as a rule it is then not answered either
-                not_learned += 1
+            not_learned += not learn(model, lesson)
             seconds += time.perf_counter() - started
             if self.settings.immediate:
-                immediate.append(model.ask(edit.query))
+                immediate.append(model.ask(lesson[0].query))
         return Teaching(seconds, not_learned, immediate if self.settings.immediate else None)
 
     def _ask(self, model: Model, told: bool = False) -> Answers:
@@ -355,9 +353,10 @@ class Bench:
         )
 
     @cached_property
-    def _before(self) -> list[str]:
+    def before(self) -> list[str]:
+        """What is said beside the facts before anything is taught."""
         self.say("Asking before anything is taught ...")
-        with self._opened() as model:
+        with self.opened() as model:
             return model.ask_many([b.query for b in self.material.beside])
 
     @cached_property
@@ -368,7 +367,7 @@ class Bench:
         as it always does; where that does not hold the target, the target itself.
         """
         self.say("Reading the statements ...")
-        with self._opened() as model:
+        with self.opened() as model:
             started = time.perf_counter()
             said = model.ask_many(*self._told)
             seconds = time.perf_counter() - started
@@ -379,7 +378,7 @@ class Bench:
     def _rewordings(self) -> tuple[list[tuple[str, ...]], float]:
         """Other wordings of each question, by the model itself, and the seconds they took."""
         self.say("Writing other wordings ...")
-        with self._opened() as model:
+        with self.opened() as model:
             started = time.perf_counter()
             queries, statements = self._told
             found = model.rewordings(statements, queries, REWORDINGS)
@@ -392,7 +391,7 @@ class Bench:
         return [e.query for e in edits], [e.instruction for e in edits]
 
     @contextmanager
-    def _opened(self, solver: str = "paper") -> Iterator[Model]:
+    def opened(self, solver: str = "paper") -> Iterator[Model]:
         """The model with an empty memory, which is thrown away afterwards."""
         options = asdict(self.settings)
         del options["immediate"]
@@ -403,10 +402,20 @@ class Bench:
             yield model
 
 
-def _warm_up(model: Model) -> None:
+def learn(model: Model, lesson: Told) -> bool:
+    """Whether the model could learn it; as a rule it is not answered either where not."""
+    edit, answer, others = lesson
+    try:
+        model.learn(edit.instruction, edit.query, answer, rewordings=others, verify=False)
+    except (LessonError, ModelError):
+        return False
+    return True
+
+
+def warm_up(model: Model) -> None:
     """Measure what is measured once per model, at its first fact, before the clock runs."""
     with suppress(LessonError):
-        model.learn(*_WARM_UP, rewordings=0, verify=False)
+        model.learn(*WARM_UP, rewordings=0, verify=False)
     model.forget_all()
 
 
@@ -459,7 +468,7 @@ def figures(
     }
 
 
-class _Peak:
+class Peak:
     """How much more memory was in use at a time inside of the block than at its beginning.
 
     On a CUDA device its own; else the process's. `megabytes` is None where the system does not
@@ -472,8 +481,9 @@ class _Peak:
         self._start: float | None = None
         self._fresh = False  # whether the peak that the system keeps is of the block alone
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Peak:
         gc.collect()
+        _give_back()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._fresh = True
@@ -495,6 +505,12 @@ class _Peak:
         return _most_resident()
 
 
+def _give_back() -> None:
+    """Let go of what is free already: it would be used again without being counted."""
+    with suppress(OSError, AttributeError, TypeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _most_resident() -> float | None:
     """The most bytes of memory that this process had at a time; None where that is not told."""
     try:
@@ -511,15 +527,16 @@ def _most_resident() -> float | None:
 class Journal:
     """A file of JSON lines: what is evaluated, then the figures of each method that is done.
 
-    A line is there as a whole or not at all; one that was cut off is written again.
+    A line is there as a whole or not at all; one that was cut off is written again. `compared`
+    names what two runs must have in common in their headers, digests with how they are told.
 
     Raises QFError: a file that is none of these, or that cannot be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, compared: Mapping[str, str] | None = None) -> None:
+        self.path, self.compared = path, _COMPARED if compared is None else compared
         self.header: dict[str, Any] | None = None
-        self.figures: dict[str, Figures] = {}
+        self.lines: list[dict[str, Any]] = []  # all but the header
         self._whole = 0  # bytes up to the end of the last whole line
         if path.is_dir() or not path.parent.is_dir():
             raise self._unusable("name a file in a directory")
@@ -530,11 +547,12 @@ class Journal:
 
     def begin(self, header: dict[str, Any]) -> None:
         """Go on with the evaluation in the file, or begin one; QFError if it is another one."""
+        header = {_FORMAT: _VERSION, **header}
         if self.header is None:
             self._append(header)
             self.header = header
             return
-        if other := _difference(self.header, header):
+        if other := _difference(self.header, header, self.compared):
             raise QFError(
                 f"{self.path} holds an evaluation of other settings ({other}): name another file"
                 " with --out."
@@ -542,10 +560,16 @@ class Journal:
         if self._whole < self.path.stat().st_size:
             os.truncate(self.path, self._whole)
 
-    def add(self, method: str, figures: Figures) -> None:
-        """Write the figures of a method that is done."""
-        self._append({"method": method, "figures": figures})
-        self.figures[method] = figures
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The latest figures of each method."""
+        return {line["method"]: line["figures"] for line in self.lines}
+
+    def add(self, method: str, figures: Mapping[str, Any], **of: int) -> None:
+        """Write the figures of a method that is done, and `of` what they are."""
+        line = {"method": method, **of, "figures": dict(figures)}
+        self._append(line)
+        self.lines.append(line)
 
     def _read(self) -> None:
         try:
@@ -560,7 +584,8 @@ class Journal:
             if lines[0][_FORMAT] != _VERSION:
                 raise ValueError
             self.header = lines[0]
-            self.figures = {line["method"]: dict(line["figures"]) for line in lines[1:]}
+            self.lines = [dict(line, figures=dict(line["figures"])) for line in lines[1:]]
+            _ = self.figures  # each has its method
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise QFError(
                 f"{self.path} is not an evaluation of this qf: name another file with --out."
@@ -599,7 +624,6 @@ _COMPARED = {
 def _header(bench: Bench) -> dict[str, Any]:
     material, settings = bench.material, bench.settings
     return {
-        _FORMAT: _VERSION,
         "data": material.data,
         "data_digest": material.digest,
         "facts": len(material.edits),
@@ -611,24 +635,29 @@ def _header(bench: Bench) -> dict[str, Any]:
         "system": settings.system,
         "calibrate": settings.calibrate,
         "device": bench.device.type,
-        "versions": {
-            "qf": qf.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
     }
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def versions() -> dict[str, str]:
+    """What the figures depend on beside the model."""
+    return {
+        "qf": qf.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], compared: Mapping[str, str]) -> str:
     """The first setting in which two headers differ, in words, or ""."""
-    for name, told in _COMPARED.items():
+    for name, told in compared.items():
         if old.get(name) != new[name]:
             return told or f"{name} {old.get(name)!r}, not {new[name]!r}"
     return ""
 
 
-def _digest(loaded: Loaded) -> str:
+def weights_digest(loaded: Loaded) -> str:
     """A fingerprint of the whole model, as it was loaded."""
     config = loaded.transformer.config.to_dict()
     kept = {k: v for k, v in config.items() if k[0] != "_" and k != "transformers_version"}
