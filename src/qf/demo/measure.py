@@ -135,7 +135,8 @@ def measure_skills(loaded: Loaded, skill: str, count: int, seed: int) -> Result:
 class Taught:
     """A fact to teach: a statement, a question with its answer, and other wordings to ask in.
 
-    `subject` is what it is about, where that is known.
+    `subject` is what it is about, where that is known. `beside` are questions about it that the
+    statement does not answer.
     """
 
     statement: str
@@ -143,6 +144,7 @@ class Taught:
     answer: str
     rewordings: tuple[str, ...]
     subject: str = ""
+    beside: tuple[str, ...] = ()
 
 
 def made_up_facts(count: int, seed: int) -> list[Taught]:
@@ -164,9 +166,15 @@ def made_up_facts(count: int, seed: int) -> list[Taught]:
 
 def unseen_facts() -> list[Taught]:
     """The facts of `unseen.csv`, written by hand by somebody who had not seen the generator."""
-    text = files("qf.demo").joinpath("unseen.csv").read_text(encoding="utf-8")
-    rows = csv.reader(text.splitlines()[1:], delimiter="|")
-    return [Taught(s, q, a, tuple(others)) for s, q, a, *others in rows]
+    asked = {statement: tuple(questions) for statement, *questions in _table("beside.csv")}
+    return [
+        Taught(s, q, a, tuple(others), beside=asked[s]) for s, q, a, *others in _table("unseen.csv")
+    ]
+
+
+def _table(name: str) -> list[list[str]]:
+    text = files("qf.demo").joinpath(name).read_text(encoding="utf-8")
+    return list(csv.reader(text.splitlines()[1:], delimiter="|"))
 
 
 def measure_teaching(
@@ -186,7 +194,8 @@ def measure_teaching(
     With `own_answers` the model learns the answer that it gives itself, and one is right that
     `tells` what was asked for; else the fact's answer is learned and wanted word for word.
     `around` questions, half about what is known and half about strangers, are asked before and
-    after; those answered rightly before count. Read: asked with the statement in the prompt.
+    after; those answered rightly before count. Read: asked with the statement in the prompt. Beside:
+    what is asked about the same subject, and was not told, is answered as before.
     """
     rng = random.Random(f"around/{seed}")
     read: list[Asked] = []
@@ -194,6 +203,7 @@ def measure_teaching(
     other: list[Asked] = []
     known: list[Asked] = []
     strangers: list[Asked] = []
+    aside: list[Asked] = []
     with tempfile.TemporaryDirectory() as scratch:
         model = Model(
             loaded, Path(scratch) / "memory", layer=layer, solver=solver, calibrate=calibrate
@@ -201,8 +211,10 @@ def measure_teaching(
         for fact in facts:
             beside = [_knowing(rng) for _ in range(around // 2)]
             beside += [_strangers(rng) for _ in range(around // 2)]
-            queries = [q.query for q in beside]
-            was = model.ask_many([fact.question, *queries], [fact.statement, *([""] * around)])
+            queries = [*fact.beside, *(q.query for q in beside)]
+            was = model.ask_many(
+                [fact.question, *queries], [fact.statement, *([""] * len(queries))]
+            )
             answer = None if own_answers else fact.answer
             model.learn(fact.statement, fact.question, answer, rewordings=rewordings)
             now = model.ask_many([fact.question, *fact.rewordings, *queries])
@@ -212,7 +224,10 @@ def measure_teaching(
             others = zip(fact.rewordings, now[1:], strict=False)
             other += [_asked(fact, q, a, own_answers) for q, a in others]
             after = now[1 + len(fact.rewordings) :]
-            for question, first, second in zip(beside, was[1:], after, strict=True):
+            own = len(fact.beside)
+            asides = zip(fact.beside, after[:own], was[1 : own + 1], strict=True)
+            aside += [(q, a, (first,)) for q, a, first in asides]
+            for question, first, second in zip(beside, was[own + 1 :], after[own:], strict=True):
                 if first in question.expected:
                     kept = strangers if question.expected == (UNKNOWN,) else known
                     kept.append((question.query, second, question.expected))
@@ -223,6 +238,7 @@ def measure_teaching(
         "taught, other words": _result(other),
         "known before, still right": _result(known),
         "strangers, still unknown": _result(strangers),
+        **({"beside, as before": _result(aside)} if aside else {}),
     }
 
 
