@@ -194,8 +194,8 @@ def measure_teaching(
     With `own_answers` the model learns the answer that it gives itself, and one is right that
     `tells` what was asked for; else the fact's answer is learned and wanted word for word.
     `around` questions, half about what is known and half about strangers, are asked before and
-    after; those answered rightly before count. Read: asked with the statement in the prompt. Beside:
-    what is asked about the same subject, and was not told, is answered as before.
+    after; those answered rightly before count. Read: asked with the statement in the prompt.
+    Beside: what is asked about the same subject, and was not told, is answered as before.
     """
     rng = random.Random(f"around/{seed}")
     read: list[Asked] = []
