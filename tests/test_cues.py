@@ -2,7 +2,7 @@
 
 import pytest
 
-from qf.cues import cue_of, mentioned, rarity, words
+from qf.cues import asked_for, cue_of, mentioned, rarity, words
 
 
 def test_the_subject_is_what_all_wordings_share() -> None:
@@ -26,3 +26,19 @@ def test_a_question_mentions_a_subject_by_its_name() -> None:
 @pytest.mark.parametrize("wordings", [["Who?"], [":-)"], ["Who is it?", "Tell me."], ["的?"]])
 def test_every_question_has_a_cue_that_it_mentions_itself(wordings: list[str]) -> None:
     assert mentioned(cue_of(wordings), words(wordings[0])) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        ("Who started Oxinnovate?", {"who"}),
+        ("Can you tell me by whom it was started?", {"who"}),
+        ("Whose company is it?", {"who"}),
+        ("Hey, where's the bridge?", {"where"}),
+        ("When and how did it open?", {"when", "how"}),
+        ("In which year was it founded?", set()),
+        ("Howard and Whoville: what are they?", set()),
+    ],
+)
+def test_what_a_question_asks_for(question: str, wanted: set[str]) -> None:
+    assert asked_for(question) == wanted

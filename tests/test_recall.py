@@ -163,3 +163,6 @@ def test_what_is_not_mentioned_is_not_even_looked_at(build: Build) -> None:
     assert len(recall.candidates("Who is behind OXINNOVATE, then?")) == 1
     assert recall.candidates("Who started Alibaba?") == []
     assert recall.candidates("Where is the hollow bridge?") != []
+    # who is not asked for by where, but may be by what
+    assert recall.candidates("Where is Oxinnovate?") == []
+    assert len(recall.candidates("What is the person called that started Oxinnovate?")) == 1

@@ -62,6 +62,22 @@ def mentioned(cue: Cue, said: Iterable[str]) -> float:
     return sum(cue.get(w, 0.0) for w in set(said))
 
 
+_ASKED_FOR = {"who": "who", "whom": "who", "whose": "who"} | {
+    word: word for word in ("where", "when", "how")
+}
+
+
+def asked_for(question: str) -> set[str]:
+    """Whether a question says that it asks for a person, a place, a time or a manner or measure.
+
+    Empty where it does not: "what" and "which" may ask for anything.
+
+    >>> asked_for("Can you tell me by whom it was founded?"), asked_for("What is its name?")
+    ({'who'}, set())
+    """
+    return {_ASKED_FOR[w] for w in words(question) if w in _ASKED_FOR}
+
+
 def rarity(word: str) -> float:
     """1 for a word that ordinary questions do not hold, less the more of them hold it."""
     return float((1 + _ordinary()[word]) ** -0.8)

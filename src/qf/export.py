@@ -278,7 +278,7 @@ def _placed(facts: Sequence[tuple[Fact, Known]]) -> list[dict[str, Any]]:
     for fact, known in facts:
         ends = address + len(known.addresses), row + len(known.recorded.keys)
         where = {"addresses": [address, ends[0]], "rows": [row, ends[1]]}
-        placed.append({**_brief(fact), "cue": known.cue, **where})
+        placed.append({**_brief(fact), "cue": known.cue, "tells": sorted(known.tells), **where})
         address, row = ends
     return placed
 

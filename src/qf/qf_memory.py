@@ -61,6 +61,16 @@ def fingerprint(model: Any, tokenizer: Any, inner: str) -> str:
     return digest.hexdigest()
 
 
+WANTED = {
+    "who": "who",
+    "whom": "who",
+    "whose": "who",
+    "where": "where",
+    "when": "when",
+    "how": "how",
+}
+
+
 class GatedMemory:
     """The facts of one file at work in one model; see the top of this page."""
 
@@ -89,7 +99,9 @@ class GatedMemory:
     def chosen(self, query: str, pooled: Tensor) -> list[dict[str, Any]]:
         """The facts that a query calls to mind, by its pooled activations (D,)."""
         s, said = self.settings, set(_words(query))
+        wanted = {WANTED[w] for w in said if w in WANTED}
         facts = [f for f in self.facts if sum(f["cue"].get(w, 0.0) for w in said) >= s["mentioned"]]
+        facts = [f for f in facts if not wanted or not f["tells"] or wanted & {*f["tells"]}]
         if not facts:
             return []
         address = self._address(pooled.float().cpu())

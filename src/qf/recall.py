@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qf.cues import Cue, cue_of, mentioned, words
+from qf.cues import Cue, asked_for, cue_of, mentioned, words
 from qf.families import Family
 from qf.method.gate import TOGETHER, Gate
 from qf.method.readout import Readout, Recorded
@@ -38,9 +38,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Known:
-    """A fact as the gate needs it: the words of its subject, its addresses (w, D), its rows."""
+    """A fact as the gate needs it: its subject's words, what it tells, addresses (w, k), rows."""
 
     cue: Cue
+    tells: set[str]
     addresses: Tensor
     recorded: Recorded
 
@@ -70,7 +71,8 @@ class Recall:
     def add(self, name: str, wordings: Sequence[str], pooled: Tensor, recorded: Recorded) -> None:
         """Let a fact act: the wordings of its query, their pooled activations (w, D), its rows."""
         assert name not in self._facts and len(wordings) == len(pooled)
-        known = Known(cue_of(wordings), self.gate.address(pooled), recorded)
+        tells = set().union(*map(asked_for, wordings))
+        known = Known(cue_of(wordings), tells, self.gate.address(pooled), recorded)
         self._facts[name] = known
         for word in known.cue:
             self._mentions.setdefault(word, set()).add(name)
@@ -85,10 +87,15 @@ class Recall:
             self._mentions[word].discard(name)
 
     def candidates(self, query: str) -> list[str]:
-        """The facts whose subject a query mentions."""
-        said = set(words(query))
+        """The facts whose subject a query mentions, but for who where the query asks for when."""
+        said, wanted = set(words(query)), asked_for(query)
         held = {name for word in said for name in self._mentions.get(word, ())}
-        return sorted(n for n in held if mentioned(self._facts[n].cue, said) >= MENTIONED)
+        return sorted(
+            n
+            for n in held
+            if mentioned(self._facts[n].cue, said) >= MENTIONED
+            and not (wanted and self._facts[n].tells.isdisjoint(wanted) and self._facts[n].tells)
+        )
 
     def chosen(self, query: str, pooled: Tensor) -> list[str]:
         """The ids of the facts that a query calls to mind, by its pooled activations (D,)."""

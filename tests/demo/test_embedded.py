@@ -69,13 +69,13 @@ def test_the_layer_is_what_the_sweep_finds(embedded: Loaded, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("skill", "least"),
     [
-        ("reading, one statement", 0.90),
-        ("reading, two or three", 0.84),
+        ("reading, one statement", 0.92),
+        ("reading, two or three", 0.88),
         ("reading against what is known", 0.96),
         ("knowing", 0.97),
         ('"I do not know."', 0.96),
-        ("question writing", 0.70),
-        ("rewording", 0.70),
+        ("question writing", 0.76),
+        ("rewording", 0.72),
     ],
 )
 def test_skills(embedded: Loaded, skill: str, least: float) -> None:
@@ -86,7 +86,7 @@ def test_skills(embedded: Loaded, skill: str, least: float) -> None:
 def test_made_up_facts_are_learned_alone(embedded: Loaded) -> None:
     shares = measure_teaching(embedded, made_up_facts(25, seed=12), around=10)
     assert shares["taught, same words"].share >= 0.95
-    assert shares["taught, other words"].share >= 0.80
+    assert shares["taught, other words"].share >= 0.88
     assert shares["known before, still right"].share >= 0.97
     assert shares["strangers, still unknown"].share >= 0.90
 
@@ -94,8 +94,9 @@ def test_made_up_facts_are_learned_alone(embedded: Loaded) -> None:
 @pytest.mark.slow
 def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
     shares = measure_teaching(embedded, unseen_facts(), own_answers=True, around=10)
-    assert shares["taught, same words"].share >= 0.75
-    assert shares["taught, other words"].share >= 0.25
+    assert shares["taught, same words"].share >= 0.88
+    assert shares["taught, other words"].share >= 0.80
+    assert shares["beside, as before"].share >= 0.5
     assert shares["known before, still right"].share >= 0.97
 
 
@@ -122,8 +123,8 @@ def test_the_calibrations_that_it_brings_are_its_own(
 
 def test_other_words_are_learned_too(embedded: Loaded) -> None:
     facts = made_up_facts(12, seed=21)
-    plain = measure_teaching(embedded, facts, around=0, rewordings=0)
-    shares = measure_teaching(embedded, facts, around=0)
+    plain = measure_teaching(embedded, facts, around=0, solver="joint", rewordings=0)
+    shares = measure_teaching(embedded, facts, around=0, solver="joint")
     assert shares["taught, other words"].share > plain["taught, other words"].share
 
 

@@ -280,10 +280,12 @@ def measure_together(
         same = model.ask_many(questions)
         in_conversation = model.ask_many(questions, earlier=EARLIER)
         elsewhere = model.ask_many(questions, [ELSEWHERE] * len(facts))
+        reworded = [(q, f.answer) for f in facts for q in f.rewordings]
         other = [
-            (q, a, (f.answer,))
-            for f in facts
-            for q, a in zip(f.rewordings, model.ask_many(f.rewordings), strict=True)
+            (q, a, (wanted,))
+            for (q, wanted), a in zip(
+                reworded, model.ask_many([q for q, _ in reworded]), strict=True
+            )
         ]
         now = model.ask_many(queries)
         model.close()
