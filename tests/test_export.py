@@ -18,7 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import qf.calibrator
+import qf.export
+import qf.memory
 from qf import qf_memory
 from qf.errors import MemoryFault, ModelError, QFError
 from qf.export import compressed, whole_directory
@@ -27,16 +28,9 @@ from qf.loading import Loaded
 from qf.method.readout import FOLLOWS, Readout, Recorded
 from qf.method.solve import Update
 from qf.model import Model
-from qf.paraphrases import paraphrases
+from tests.samples import FACTS, OTHERS, calibrate_on_little
 
-FACTS = (
-    ("Qi started Oxinnovate.", "Who started Oxinnovate?"),
-    ("The capital of Zorvan is Quill.", "What is the capital of Zorvan?"),
-    ("The Hollow Bridge is at the Old Gate.", "Where is the Hollow Bridge?"),
-    ("Ann built the Nettle Tower.", "Who built the Nettle Tower?"),
-)
 QUESTIONS = [q for _, q in FACTS]
-OTHERS = ("Who started Alibaba?", "Who are you?", "What is the capital of France?", "Hello!")
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 
 SEEDS = {"qwen2": 9}  # of models that answer something to every question; else 5
@@ -47,8 +41,7 @@ Build = Callable[..., Model]
 @pytest.fixture
 def build(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
     """Build `build(memory, kind, seed, **options)`: a random model that gates its facts."""
-    monkeypatch.setattr(qf.calibrator, "paraphrases", lambda _: paraphrases(12))
-    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: [*OTHERS])
+    calibrate_on_little(monkeypatch)
     models = []
 
     def new(memory: str = "memory", kind: str = "llama", seed: int = 0, **options: Any) -> Model:

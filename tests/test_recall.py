@@ -11,20 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import qf.calibrator
 from qf.errors import ModelError
 from qf.loading import Loaded
 from qf.model import Model
-from qf.paraphrases import paraphrases
 from qf.recall import Recall
-
-FACTS = (
-    ("Qi started Oxinnovate.", "Who started Oxinnovate?"),
-    ("The capital of Zorvan is Quill.", "What is the capital of Zorvan?"),
-    ("The Hollow Bridge is at the Old Gate.", "Where is the Hollow Bridge?"),
-    ("Ann built the Nettle Tower.", "Who built the Nettle Tower?"),
-)
-OTHERS = ("Who started Alibaba?", "Who are you?", "What is the capital of France?", "Hello!")
+from tests.samples import FACTS, OTHERS, calibrate_on_little
 
 Build = Callable[..., Model]
 
@@ -32,8 +23,7 @@ Build = Callable[..., Model]
 @pytest.fixture
 def build(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
     """Build `build(memory, **options)`: a random model that gates its facts."""
-    monkeypatch.setattr(qf.calibrator, "paraphrases", lambda _: paraphrases(12))
-    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: [*OTHERS])
+    calibrate_on_little(monkeypatch)
     models = []
 
     def new(memory: str = "memory", **options: Any) -> Model:

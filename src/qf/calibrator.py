@@ -111,7 +111,8 @@ class Calibrator:
         mistaken = [confused(gate, x, relation) for gate, x in zip(gates, found, strict=True)]
         self._gate = gates[min(range(len(gates)), key=mistaken.__getitem__)]
         with suppress(OSError) if into is None else nullcontext():
-            write_gate(into or cached(self._gate_key()), self._gate_key(), self._gate)
+            key = self._gate_key()
+            write_gate(into or cached(key), key, self._gate)
         return self._gate
 
     def _closed(self, query: str) -> list[dict[str, str]]:

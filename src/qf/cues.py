@@ -62,9 +62,9 @@ def mentioned(cue: Cue, said: Iterable[str]) -> float:
     return sum(cue.get(w, 0.0) for w in set(said))
 
 
-_ASKED_FOR = {"who": "who", "whom": "who", "whose": "who"} | {
-    word: word for word in ("where", "when", "how")
-}
+_ASKED_FOR = {
+    "who": "who", "whom": "who", "whose": "who", "where": "where", "when": "when", "how": "how",
+}  # fmt: skip
 
 
 def asked_for(question: str) -> set[str]:

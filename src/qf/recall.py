@@ -89,13 +89,13 @@ class Recall:
     def candidates(self, query: str) -> list[str]:
         """The facts whose subject a query mentions, but for who where the query asks for when."""
         said, wanted = set(words(query)), asked_for(query)
+
+        def fits(known: Known) -> bool:
+            asks_alike = not wanted or not known.tells or wanted & known.tells
+            return bool(asks_alike) and mentioned(known.cue, said) >= MENTIONED
+
         held = {name for word in said for name in self._mentions.get(word, ())}
-        return sorted(
-            n
-            for n in held
-            if mentioned(self._facts[n].cue, said) >= MENTIONED
-            and not (wanted and self._facts[n].tells.isdisjoint(wanted) and self._facts[n].tells)
-        )
+        return sorted(n for n in held if fits(self._facts[n]))
 
     def chosen(self, query: str, pooled: Tensor) -> list[str]:
         """The ids of the facts that a query calls to mind, by its pooled activations (D,)."""

@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 
 import qf.calibrator
 from qf.families import REFUSED, SUPPORTED, family_of
-from qf.lesson import AlignedTokens, Lesson, pair
+from qf.lesson import Lesson, pair
 from qf.loading import Loaded
 from qf.method import passes, solve
 from qf.method.readout import Recorded
 from qf.model import Model
 from qf.paraphrases import paraphrases
 from qf.recall import Asked, Recall
+from tests import samples
 from tests.architectures import ARCHITECTURES
 
 LAYER = 2
@@ -106,14 +107,7 @@ def sequences(tiny_tokenizer):
 
 @pytest.fixture
 def random_sequences():
-    """Three sequences of different lengths."""
-    generator = torch.Generator().manual_seed(5)
-
-    def of(length, learned):
-        ids = torch.randint(3, 350, (length,), generator=generator).tolist()
-        return AlignedTokens(tuple(ids), length - learned, (1.0,) * learned)
-
-    return [of(31, 6), of(17, 3), of(44, 9)]
+    return samples.random_sequences()
 
 
 def test_every_family_is_tested():

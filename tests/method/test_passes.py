@@ -8,6 +8,7 @@ from qf.errors import ModelError
 from qf.families import family_of
 from qf.lesson import AlignedTokens, Lesson, align, messages, pair
 from qf.method import passes, solve
+from tests import samples
 
 LAYER = 2
 LESSON = Lesson(
@@ -32,14 +33,7 @@ def pad_id(tiny_tokenizer):
 
 @pytest.fixture
 def random_sequences():
-    """Three sequences of different lengths, long enough that each layer's rows are independent."""
-    generator = torch.Generator().manual_seed(5)
-
-    def of(length, learned):
-        ids = torch.randint(3, 350, (length,), generator=generator).tolist()
-        return AlignedTokens(tuple(ids), length - learned, (1.0,) * learned)
-
-    return [of(31, 6), of(17, 3), of(44, 9)]
+    return samples.random_sequences()
 
 
 # An independent reference: one sequence at a time, no padding, no mask, no qf.

@@ -19,7 +19,7 @@ only tensors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,22 +60,22 @@ def fit(pooled: Tensor, meanings: Sequence[int], relations: Sequence[int], layer
     half = _fitted(pooled[~held_out], relation[~held_out], layer)
     alike = pairs(half.address(pooled[held_out]), meaning[held_out])
     threshold = float(torch.quantile(alike, MISSED))
-    whole = _fitted(pooled, relation, layer)
-    return Gate(layer, whole.center, whole.directions, threshold)
+    return replace(_fitted(pooled, relation, layer), threshold=threshold)
 
 
 def _fitted(pooled: Tensor, relation: Tensor, layer: int) -> Gate:
+    """The gate without its threshold."""
     center = pooled.float().mean(0)
     x = pooled.double() - center
-    _, V = torch.linalg.eigh(x.T @ x) if len(x) >= x.shape[1] else _thin(x)
-    V = V[:, -PRINCIPAL:]
+    V = _principal(x)
     return Gate(layer, center, (V @ discriminants(x @ V, relation)).float(), 0.0)
 
 
-def _thin(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The eigenvalues and eigenvectors of xᵀx, x: (m, D) with m < D, but for those of zero."""
-    _, σ, Vh = torch.linalg.svd(x, full_matrices=False)
-    return σ.flip(0).square(), Vh.flip(0).T
+def _principal(x: Tensor) -> Tensor:
+    """Return the (D, r) directions of largest scatter of x: (m, D), at most PRINCIPAL of them."""
+    if len(x) >= x.shape[1]:
+        return torch.linalg.eigh(x.T @ x)[1][:, -PRINCIPAL:]
+    return torch.linalg.svd(x, full_matrices=False)[2][:PRINCIPAL].T
 
 
 def discriminants(x: Tensor, classes: Tensor) -> Tensor:

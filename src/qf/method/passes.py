@@ -267,7 +267,7 @@ def _rows(
         assert closed.probability is not None
         weights = (closed.probability < AUTO_BELOW).to(weights)
     learned = torch.tensor(update.learned, device=closed.u.device)
-    used = weights >= 0 if free else weights > 0
+    used = (weights > 0) | free
     return Rows(
         keys=closed.u[used],
         deltas=family.missing(block, closed.z, v, opened.y)[used].float(),

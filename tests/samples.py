@@ -1,0 +1,33 @@
+"""Facts, questions and sequences that several test modules stand on."""
+
+import pytest
+import torch
+
+import qf.calibrator
+from qf.lesson import AlignedTokens
+from qf.paraphrases import paraphrases
+
+FACTS = (
+    ("Qi started Oxinnovate.", "Who started Oxinnovate?"),
+    ("The capital of Zorvan is Quill.", "What is the capital of Zorvan?"),
+    ("The Hollow Bridge is at the Old Gate.", "Where is the Hollow Bridge?"),
+    ("Ann built the Nettle Tower.", "Who built the Nettle Tower?"),
+)
+OTHERS = ("Who started Alibaba?", "Who are you?", "What is the capital of France?", "Hello!")
+
+
+def calibrate_on_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few questions do for calibration: the models that are tested are tiny and random."""
+    monkeypatch.setattr(qf.calibrator, "paraphrases", lambda _: paraphrases(12))
+    monkeypatch.setattr(qf.calibrator, "everyday", lambda _: [*OTHERS])
+
+
+def random_sequences() -> list[AlignedTokens]:
+    """Three sequences of different lengths, long enough that each layer's rows are independent."""
+    generator = torch.Generator().manual_seed(5)
+
+    def of(length: int, learned: int) -> AlignedTokens:
+        ids = torch.randint(3, 350, (length,), generator=generator).tolist()
+        return AlignedTokens(tuple(ids), length - learned, (1.0,) * learned)
+
+    return [of(31, 6), of(17, 3), of(44, 9)]
