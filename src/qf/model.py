@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,7 +55,7 @@ from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
 from qf.qf_memory import fingerprint
-from qf.recall import Asked, Recall
+from qf.recall import Asked, Found, Recall
 from qf.study import reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
@@ -290,8 +291,9 @@ class Model:
             except BaseException:
                 self._install(self._remembered)
                 raise
-            self._remembered = {**kept, fact.id: taught}
+            self._remembered = {**kept, fact.id: self._remembering(fact, taught.rows)}
             self._seen = self._memory.version
+            self._gate(self._remembered)
             return fact
 
     def study(
@@ -361,7 +363,7 @@ class Model:
             usual = self._answers(everyday)
             try:
                 solved = {k: self._in_solved_form(r) for k, r in self._remembered.items()}
-                chosen = [k for k, r in solved.items() if len(r.rows.keys)]
+                chosen = [k for k, r in solved.items() if r.count]
                 while True:
                     tried = {
                         k: solved[k] if k in chosen else self._in_gated_form(r)
@@ -374,7 +376,7 @@ class Model:
                     chosen = holding
                 same = [a == b for a, b in zip(usual, self._answers(everyday), strict=True)]
                 done = {
-                    k: replace(f, consolidated=k in chosen, rows=len(tried[k].rows.keys))
+                    k: replace(f, consolidated=k in chosen, rows=tried[k].count)
                     for k, f in facts.items()
                 }
                 changed = [
@@ -406,7 +408,7 @@ class Model:
             if found.open_book_agrees is not False:
                 break
         rows = self._with_rewordings(known.lesson, known.others, rehearsed, found)
-        return replace(known, rows=rows, consolidated=True)
+        return replace(known, held=rows, consolidated=True)
 
     def _in_gated_form(self, known: Remembered) -> Remembered:
         """The fact with the rows that it takes to act behind the gate."""
@@ -416,7 +418,7 @@ class Model:
             found = self._record(known.lesson, rehearsed, significance, gated=True, logits=True)
             if found.open_book_agrees:
                 break
-        return replace(known, rows=self._behind_gate(known, found), consolidated=False)
+        return replace(known, held=self._behind_gate(known, found), consolidated=False)
 
     # What was learned leaves, and comes in again
 
@@ -488,7 +490,7 @@ class Model:
             for k in chosen:
                 self._let_act(recall, k, self._in_gated_form(self._remembered[k]))
             acting = set(recall.names())
-            held = [(f, recall.known(k)) for k, f in chosen.items() if k in acting]
+            held = [f for k, f in chosen.items() if k in acting]
             if not held:
                 raise ModelError("None of the facts has rows that could act: teach them again.")
             block = self.family.layer(self._transformer, self.layer)
@@ -507,9 +509,9 @@ class Model:
             }
             told_by = fingerprint(self._transformer, self.tokenizer, modules["inner"])
             binding = self._memory.binding
-            name = write_gated(file, held, recall.gate, modules, told_by, binding, force)
+            name = write_gated(file, held, recall, modules, told_by, binding, force)
         left_out = [f for k, f in chosen.items() if k not in acting]
-        return Exported(file, [f for f, _ in held], left_out, name=name)
+        return Exported(file, held, left_out, name=name)
 
     def export_facts(
         self, file: Path, facts: Sequence[str] = (), *, force: bool = False
@@ -537,13 +539,9 @@ class Model:
             self._refresh()
             found = read_facts(file, self._memory.binding, self._base.shape)
             new = [(f, rows) for f, rows in found if f.id not in self._remembered]
-            taught = {f.id: self._known(f, rows) for f, rows in new}
-            asked = {(r.system, *words(r.lesson.query)) for r in taught.values()}
-            old = [
-                k
-                for k, r in self._remembered.items()
-                if (r.system, *words(r.lesson.query)) in asked
-            ]
+            taught = {f.id: self._remembering(f, rows) for f, rows in new}
+            asked = {r.asked for r in taught.values()}
+            old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
             try:
@@ -574,7 +572,7 @@ class Model:
             known = {k: self._remembered[k] for k in facts}
             if self._gated:
                 known = {k: self._in_solved_form(r) for k, r in known.items()}
-            chosen = [k for k, r in known.items() if len(r.rows.keys)]
+            chosen = [k for k, r in known.items() if r.count]
             while (update := self._solve([known[k].rows for k in chosen])) is not None:
                 self._put(update)
                 holding = self._holding(chosen, facts)
@@ -593,7 +591,7 @@ class Model:
         return _Leaving(
             update,
             [facts[k] for k in chosen],
-            [len(known[k].rows.keys) for k in chosen],
+            [known[k].count for k in chosen],
             [f for k, f in facts.items() if k not in chosen],
             [facts[k] for k in chosen if k not in holding],
         )
@@ -758,7 +756,7 @@ class Model:
                 rows = self._behind_gate(taught, found)
             else:
                 rows = self._with_rewordings(lesson, others, rehearsed, found)
-            taught = replace(taught, rows=rows)
+            taught = replace(taught, held=rows)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
             after, *afters = self._answers([lesson.query, *others]) if verify else [""]
@@ -769,7 +767,7 @@ class Model:
                 query=lesson.query,
                 answer=lesson.answer,
                 layer=self.layer,
-                rows=len(taught.rows.keys),
+                rows=taught.count,
                 solver=self.solver,
                 significance=_plain(lesson.significance),
                 system=self.system,
@@ -872,6 +870,10 @@ class Model:
         """Make the model that of the base weights and the remembered facts."""
         change = self._solve([r.rows for r in remembered.values() if self._in_weights(r)])
         self._put(change)
+        self._gate(remembered)
+
+    def _gate(self, remembered: Mapping[str, Remembered]) -> None:
+        """Let those of the facts act behind the gate that are not in W, and no others."""
         if not self._gated:
             return
         gated = {k: r for k, r in remembered.items() if not self._in_weights(r)}
@@ -881,29 +883,33 @@ class Model:
         if self._recall is None:
             return
         for name in self._recall.names():
-            if name not in gated or not self._recall.holds(name, gated[name].rows.keys):
+            if name not in gated or not self._recall.holds(name, gated[name]):
                 self._recall.remove(name)
         for name, fact in gated.items():
-            if not self._recall.holds(name, fact.rows.keys):
+            if not self._recall.holds(name, fact):
                 self._let_act(self._recall, name, fact)
 
     def _let_act(self, recall: Recall, name: str, fact: Remembered) -> None:
         """Put a fact behind the gate, unless it has no rows."""
-        rows = fact.rows
-        if len(rows.keys):
-            assert rows.outputs is not None  # as every fact behind the gate has
-            recorded = Recorded(rows.keys, rows.outputs, rows.significance)
-            recall.add(name, fact.wordings, self._pooled(fact), recorded)
+        if fact.count:
+            recall.add(name, fact.wordings, lambda: self._found(fact), fact)
+
+    def _found(self, fact: Remembered) -> Found:
+        """What the gate needs of a fact that it looks at."""
+        rows, layer = fact.rows, self._calibrator.gate().layer
+        if rows.outputs is None or rows.pooled is None:
+            made = self._in_gated_form(fact).rows
+        elif rows.pooled_layer != layer:
+            made = replace(rows, pooled=self._measured(fact), pooled_layer=layer)
+        else:
+            made = rows
+        if made is not rows and isinstance(fact.held, Stored):
+            fact.held.completed = made
+        assert made.outputs is not None and made.pooled is not None
+        return Found(made.pooled, Recorded(made.keys, made.outputs, made.significance))
 
     def _in_weights(self, fact: Remembered) -> bool:
         return not self._gated or fact.consolidated
-
-    def _pooled(self, fact: Remembered) -> torch.Tensor:
-        """What the gate finds a fact by, as stored or, of another gate, measured again."""
-        gate = self._calibrator.gate()
-        if fact.rows.pooled is not None and fact.rows.pooled_layer == gate.layer:
-            return fact.rows.pooled
-        return self._measured(fact)
 
     def _measured(self, fact: Remembered) -> torch.Tensor:
         """The pooled activations of the fact's wordings, in the layer that the gate looks at."""
@@ -926,15 +932,22 @@ class Model:
         """Follow what any process wrote into the memory since the last look."""
         version = self._memory.version
         if version != self._seen:
-            remembered = {f.id: self._known(f, rows) for f, rows in self._memory.rows()}
+            remembered = {f.id: self._known(f) for f in self._memory.facts()}
             self._install(remembered)
             self._remembered, self._seen = remembered, version
 
-    def _known(self, fact: Fact, rows: FactRows) -> Remembered:
-        """A fact of the memory in the form that the solver takes, whichever taught it."""
+    def _known(self, fact: Fact) -> Remembered:
+        """A fact of the memory; one that acts behind the gate leaves its rows on the disk."""
+        known = self._remembered.get(fact.id)
+        same = known is not None and known.consolidated == fact.consolidated
+        return known if known is not None and same else self._remembering(fact)
+
+    def _remembering(self, fact: Fact, rows: FactRows | None = None) -> Remembered:
+        """A fact with its rows, which are read now, if they are to be in W and are not given."""
         lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance)
-        known = Remembered(lesson, fact.rewordings, fact.system, rows, fact.consolidated)
-        return known if self._in_weights(known) else self._in_gated_form(known)
+        stored = Stored(fact.rows, lambda: self._memory.read(fact))
+        known = Remembered(lesson, fact.rewordings, fact.system, stored, fact.consolidated)
+        return replace(known, held=rows or known.rows) if self._in_weights(known) else known
 
     def _try_refresh(self) -> None:
         """Follow the memory unless rows in it are damaged, which then the first use of them tells.
@@ -975,6 +988,7 @@ class Model:
         recall = self._recall
         if not recall or self._unlearned:
             return None
+        recall.prepare(p.query for p in prompts)
 
         def acting(batch: slice, longest: int) -> AbstractContextManager[None]:
             return recall.acting(
@@ -999,7 +1013,7 @@ class Model:
         return Asked(ids, query, span)
 
     def _same_query(self, fact: Remembered, query: str) -> bool:
-        return fact.system == self.system and words(fact.wordings[0]) == words(query)
+        return fact.asked == (self.system, *words(query))
 
     def _binding(self, block: torch.nn.Module) -> Binding:
         """The fingerprint of the taught layer, the architecture and the chat template."""
@@ -1017,6 +1031,18 @@ class Model:
         )
 
 
+class Stored:
+    """The rows of a gated fact, which stay on the disk until they are asked for."""
+
+    def __init__(self, count: int, read: Callable[[], FactRows]) -> None:
+        self.count, self._read = count, read
+        self.completed: FactRows | None = None  # where those on the disk cannot act as they are
+
+    def rows(self) -> FactRows:
+        """What is stored, or what was made of it so that it can act."""
+        return self._read() if self.completed is None else self.completed
+
+
 @dataclass(frozen=True)
 class Remembered:
     """A fact as its model needs it: lesson, other wordings of the query, serving prompt, rows."""
@@ -1024,8 +1050,23 @@ class Remembered:
     lesson: Lesson
     others: tuple[str, ...]
     system: str | None
-    rows: FactRows
+    held: FactRows | Stored
     consolidated: bool = False
+
+    @property
+    def rows(self) -> FactRows:
+        """The fact's rows, from the disk where they are not at hand."""
+        return self.held if isinstance(self.held, FactRows) else self.held.rows()
+
+    @property
+    def count(self) -> int:
+        """How many rows the fact has."""
+        return len(self.held.keys) if isinstance(self.held, FactRows) else self.held.count
+
+    @cached_property
+    def asked(self) -> tuple[str | None, ...]:
+        """What tells its query from others: the serving prompt, and the query's words."""
+        return (self.system, *words(self.lesson.query))
 
     @property
     def wordings(self) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ them, and thousands fit. Knows a model through its family; stores nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ MENTIONED = 0.6
 """How much of what its wordings have in common a question must hold to be about a fact."""
 MARGIN = 0.1
 """Facts whose cosine is this much below the best one's do not act beside it."""
+RECENT = 256
+"""So many facts' rows stay at hand once they were read."""
 
 
 @dataclass(frozen=True)
@@ -37,54 +40,104 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What is stored of a fact: the pooled activations (w, D) of its wordings, and its rows."""
+
+    pooled: Tensor
+    recorded: Recorded
+
+
+Read = Callable[[], Found]
+"""Brings what is stored of a fact, from the disk perhaps."""
+
+
+@dataclass(frozen=True)
 class Known:
-    """A fact as the gate needs it: its subject's words, what it tells, addresses (w, k), rows."""
+    """A fact as the gate needs it: its subject's words, what it tells, and where the rest is."""
 
     cue: Cue
     tells: set[str]
-    addresses: Tensor
-    recorded: Recorded
+    read: Read
+    origin: object
 
 
 class Recall:
     """The facts that act behind a gate. To find one costs nothing that grows with their number.
 
-    A fact is looked at only when the question mentions its subject.
+    A fact is looked at only when a question mentions its subject. Until then all of it but the
+    words of its question stays where it is stored; afterwards its addresses stay at hand, and its
+    rows as long as it is among the RECENT ones.
     """
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self._facts: dict[str, Known] = {}
         self._mentions: dict[str, set[str]] = {}
+        self._addresses: dict[str, Tensor] = {}
+        self._recent: OrderedDict[str, Recorded] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._facts)
 
-    def holds(self, name: str, keys: Tensor) -> bool:
-        """Whether the fact of this id acts, with these very keys."""
-        return name in self._facts and self._facts[name].recorded.keys is keys
+    def holds(self, name: str, origin: object) -> bool:
+        """Whether the fact of this id acts, as it was added from this very object."""
+        return name in self._facts and self._facts[name].origin is origin
 
     def names(self) -> list[str]:
         """The ids of the facts."""
         return list(self._facts)
 
-    def add(self, name: str, wordings: Sequence[str], pooled: Tensor, recorded: Recorded) -> None:
-        """Let a fact act: the wordings of its query, their pooled activations (w, D), its rows."""
-        assert name not in self._facts and len(wordings) == len(pooled)
+    def add(self, name: str, wordings: Sequence[str], read: Read, origin: object = None) -> None:
+        """Let a fact act: the wordings of its query, and what brings the rest of it.
+
+        `origin` is what `holds` knows it by.
+        """
+        assert name not in self._facts
         tells = set().union(*map(asked_for, wordings))
-        known = Known(cue_of(wordings), tells, self.gate.address(pooled), recorded)
-        self._facts[name] = known
-        for word in known.cue:
+        self._facts[name] = Known(cue_of(wordings), tells, read, origin)
+        for word in self._facts[name].cue:
             self._mentions.setdefault(word, set()).add(name)
 
-    def known(self, name: str) -> Known:
-        """A fact as it acts."""
-        return self._facts[name]
+    def cue(self, name: str) -> Cue:
+        """The words that a fact's subject is mentioned by."""
+        return self._facts[name].cue
+
+    def tells(self, name: str) -> set[str]:
+        """Whether a fact tells who, where, when or how."""
+        return self._facts[name].tells
+
+    def addresses(self, name: str) -> Tensor:
+        """The addresses (w, k) of a fact's wordings."""
+        if name not in self._addresses:
+            found = self._facts[name].read()
+            self._addresses[name] = self.gate.address(found.pooled)
+            self._keep(name, found.recorded)
+        return self._addresses[name]
+
+    def recorded(self, name: str) -> Recorded:
+        """The rows of a fact."""
+        if name not in self._recent:
+            self._keep(name, self._facts[name].read().recorded)
+        self._recent.move_to_end(name)
+        return self._recent[name]
+
+    def _keep(self, name: str, recorded: Recorded) -> None:
+        self._recent[name] = recorded
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
 
     def remove(self, name: str) -> None:
         """Let a fact act no more."""
         for word in self._facts.pop(name).cue:
             self._mentions[word].discard(name)
+        self._addresses.pop(name, None)
+        self._recent.pop(name, None)
+
+    def prepare(self, queries: Iterable[str]) -> None:
+        """Bring what is needed to tell which facts the queries call to mind."""
+        for query in queries:
+            for name in self.candidates(query):
+                self.addresses(name)
 
     def candidates(self, query: str) -> list[str]:
         """The facts whose subject a query mentions, but for who where the query asks for when."""
@@ -103,14 +156,14 @@ class Recall:
         if not names:
             return []
         address = self.gate.address(pooled[None].cpu())[0]
-        cosines = {n: float((self._facts[n].addresses @ address).max()) for n in names}
+        cosines = {n: float((self.addresses(n) @ address).max()) for n in names}
         least = max(self.gate.threshold, max(cosines.values()) - MARGIN)
         passing = [n for n in names if cosines[n] >= least]
         return sorted(passing, key=lambda n: -cosines[n])[:TOGETHER]
 
     def readout(self, names: Sequence[str], device: torch.device) -> Readout:
         """The rows of these facts, to be read at the positions of one answer."""
-        return Readout([self._facts[name].recorded for name in sorted(names)], device)
+        return Readout([self.recorded(name) for name in sorted(names)], device)
 
     @contextmanager
     def acting(
