@@ -892,7 +892,8 @@ class Model:
     def _let_act(self, recall: Recall, name: str, fact: Remembered) -> None:
         """Put a fact behind the gate, unless it has no rows."""
         if fact.count:
-            recall.add(name, fact.wordings, lambda: self._found(fact), fact)
+            told = fact.lesson.instruction, fact.lesson.answer
+            recall.add(name, fact.wordings, lambda: self._found(fact), told=told, origin=fact)
 
     def _found(self, fact: Remembered) -> Found:
         """What the gate needs of a fact that it looks at."""
