@@ -6,6 +6,7 @@ Knows a Transformers model and its tokenizer; nothing of facts or of learning.
 from __future__ import annotations
 
 import threading
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
@@ -98,7 +99,7 @@ class Generator:
 
     def stream(
         self, prompt: Sequence[int], max_tokens: int, around: Around | None = None
-    ) -> Iterator[str]:
+    ) -> abc.Generator[str]:
         """The answer to one prompt in pieces; a reader that leaves ends the generation."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop, failures = _Stop(), []

@@ -5,8 +5,8 @@ Renders through the model's own chat template. Knows tokenizers, but no model an
     open book    (QF-instruct)   system: instruction     user: query     assistant: answer
     closed book  (QF-update)     system: as served       user: query     assistant: answer
 
-Both end in the same learned tokens: the answer's, and one end-of-turn token. An empty think block in
-front of the answer belongs to the prompt, or, where the model may think, to what is learned.
+Both end in the same learned tokens: the answer's, and one end-of-turn token. An empty think block
+in front of the answer belongs to the prompt, or, where the model may think, to what is learned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jinja2
@@ -284,7 +284,7 @@ def without_thoughts(text: str) -> str:
     The block may have been opened in the prompt already. Of one that has not ended, nothing is
     said yet.
 
-    >>> without_thoughts("<think>\\nHm.\\n</think>\\n\\nIt was Qi.")
+    >>> without_thoughts("<think>Qi?</think> It was Qi.")
     'It was Qi.'
     """
     thoughts, ended, said = text.partition(THOUGHT)
@@ -300,6 +300,12 @@ def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
     except _TemplateRefusal:
         return False
     return True
+
+
+def writes_tools(tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> bool:
+    """Whether the chat template says anything of the tools in `options`."""
+    asked, without = messages(_QUERY), replace(options, tools=())
+    return _render(tokenizer, asked, options) != _render(tokenizer, asked, without)
 
 
 def _checked_significance(values: Sequence[float], answer: str) -> tuple[float, ...]:
