@@ -27,7 +27,7 @@ STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
 COMMANDS = (
     "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "export", "import",
-    "layers", "calibrate", "models", "eval",
+    "layers", "calibrate", "models", "doctor", "eval",
 )  # fmt: skip
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}

@@ -58,25 +58,30 @@ class Calibrator:
 
     def traffic(self) -> Traffic | None:
         """What to protect; None where it is not known and would take minutes to measure."""
-        if self._traffic is None:
-            key = self._traffic_key()
-            for file in (Path(self.directory) / BROUGHT, cached(key)):
-                if (found := read(file, key)) is not None:
-                    self._traffic = found[1]
-                    return self._traffic
-            if not self.large() or self._device().type != "cpu":
-                self.measure_traffic()
+        if self.known_traffic() is None and (not self.large() or self._device().type != "cpu"):
+            self.measure_traffic()
+        return self._traffic
+
+    def known_traffic(self) -> Traffic | None:
+        """What to protect, if it was measured before."""
+        key = self._traffic_key() if self._traffic is None else ""
+        for file in (Path(self.directory) / BROUGHT, cached(key)) if key else ():
+            if (found := read(file, key)) is not None:
+                self._traffic = found[1]
+                break
         return self._traffic
 
     def gate(self) -> Gate:
         """The gate, measured now if it is not known."""
-        if self._gate is None:
-            key = self._gate_key()
-            for file in (Path(self.directory) / BROUGHT_GATE, cached(key)):
-                if (found := read_gate(file, key)) is not None:
-                    self._gate = found
-                    return found
-            return self.measure_gate()
+        return self.known_gate() or self.measure_gate()
+
+    def known_gate(self) -> Gate | None:
+        """The gate, if it was measured before."""
+        key = self._gate_key() if self._gate is None else ""
+        for file in (Path(self.directory) / BROUGHT_GATE, cached(key)) if key else ():
+            if (found := read_gate(file, key)) is not None:
+                self._gate = found
+                break
         return self._gate
 
     def measure_traffic(self, prompts: Sequence[str] = (), into: Path | None = None) -> Traffic:

@@ -137,7 +137,7 @@ def load(
     )
     directory = Path(memory or os.environ.get("QF_MEMORY") or default_memory(loaded.name))
     if layer is None:
-        layer = _layer_of_environment()
+        layer = layer_of_environment()
     return Model(
         loaded,
         directory.expanduser(),
@@ -150,7 +150,8 @@ def load(
     )
 
 
-def _layer_of_environment() -> int | None:
+def layer_of_environment() -> int | None:
+    """The layer that QF_LAYER names, if it is set; raises ModelError where that is no number."""
     text = os.environ.get("QF_LAYER", "").strip()
     try:
         return int(text) if text else None
@@ -191,7 +192,7 @@ class Model:
         self.name, self._directory = loaded.name, loaded.directory
         self.family = family_of(loaded.transformer)
         if layer is None:
-            layer = _usual_layer(memory, len(self.family.layers(loaded.transformer)))
+            layer = usual_layer(memory, len(self.family.layers(loaded.transformer)))
         self.layer, self.solver, self.options = layer, solver, options
         self.systems = (system,) if system is None or isinstance(system, str) else (*system,)
         if not self.systems:
@@ -239,6 +240,16 @@ class Model:
         with self._lock:
             self._refresh()
             return self._transformer
+
+    @property
+    def binding(self) -> Binding:
+        """What a memory of this model is bound to: its digest, name, layer and architecture."""
+        return self._memory.binding
+
+    @property
+    def calibrator(self) -> Calibrator:
+        """What is measured, or found, about the model before it learns."""
+        return self._calibrator
 
     # Asking (QF-infer)
 
@@ -1269,7 +1280,7 @@ def _check_given(
     Lesson(instruction, "?" if query is None else query, answer, significance)
 
 
-def _usual_layer(memory: Path, count: int) -> int:
+def usual_layer(memory: Path, count: int) -> int:
     """The layer that the facts in a memory were taught at, else the paper's depth."""
     bound = Memory.bound_to(memory)
     # A layer that this model has not is another model's, which opening the memory tells better.
