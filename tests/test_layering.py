@@ -37,13 +37,6 @@ MODEL = ["qf.model", "qf.loading", "qf.generate", *STORES]
 ABOVE = ["qf.evaluate", "qf.bulk", "qf.demo"]
 MAY_IMPORT = {
     "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.doctor", *ABOVE, *MODEL],
-    "qf.serve",
-        "qf.evaluate",
-        "qf.bulk",
-        "qf.demo",
-        "qf.doctor",
-        *MODEL,
-    ],  # fmt: skip
     "qf.serve": ["qf", "qf.serve", *MODEL],
     "qf.doctor": ["qf", *MODEL],
     "qf.evaluate": ["qf", "qf.evaluate", *MODEL],

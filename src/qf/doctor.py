@@ -104,8 +104,8 @@ def _looked(name: str, step: Callable[[_Patient], Finding], patient: _Patient) -
     try:
         return replace(step(patient), name=name)
     except QFError as error:
-        what, _, remedy = str(error).partition(": ")
-        return Finding(name, "problem", what, remedy)
+        told = re.fullmatch(r"(.+)[:;] (.+)", str(error), re.DOTALL)
+        return Finding(name, "problem", *(told.groups() if told else (str(error),)))
     except Exception as error:  # what nobody thought of is what a report is for
         return Finding(name, "problem", f"{type(error).__name__}: {error}", "report it with this")
 
@@ -218,10 +218,9 @@ def _layer(patient: _Patient) -> Finding:
         block = model.family.layer(patient.loaded.transformer, model.layer)
         W = model.family.weight(model.family.projection(block))
         count = len(model.family.layers(patient.loaded.transformer))
-    shape = (
-        f"W is {W.shape[0]} × {W.shape[1]}, {str(W.dtype).removeprefix('torch.')}, on {W.device}"
-    )
-    return Finding("", "ok", f"{model.layer} of 0 to {count - 1}, {shape}")
+    shape, dtype = " × ".join(map(str, W.shape)), str(W.dtype).removeprefix("torch.")
+    text = f"{model.layer} of 0 to {count - 1}; W is {shape}, {dtype}, on {W.device}"
+    return Finding("", "ok", text)
 
 
 def _template(patient: _Patient) -> Finding:
@@ -297,7 +296,8 @@ def _self_test(patient: _Patient) -> Finding:
         projection = model.family.projection(block)
         W = model.family.weight(projection).clone()
         started = time.perf_counter()
-        fact = model.learn(LESSON.instruction, LESSON.query, rewordings=0)
+        answer = model.ask(LESSON.query, LESSON.instruction) or LESSON.answer
+        fact = model.learn(LESSON.instruction, LESSON.query, answer, rewordings=0)
         seconds = time.perf_counter() - started
         model.forget(fact.id)
         restored = torch.equal(model.family.weight(projection), W)
