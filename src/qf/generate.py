@@ -170,7 +170,7 @@ def after_thoughts(pieces: Iterable[str]) -> Iterator[str]:
 
     A block that was opened in the prompt cannot be told before its end, and is not held back.
     """
-    held = ""
+    held, pieces = "", iter(pieces)
     for piece in pieces:
         held += piece
         begun = held.lstrip()

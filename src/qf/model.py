@@ -820,9 +820,13 @@ class Model:
         kept: Mapping[str, Remembered],
         verify: bool,
     ) -> tuple[Fact, Remembered]:
-        """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
+        """Learn beside the `kept` facts, by the first attempt that verifies.
+
+        Where none does, by the last one of those that are answered in the most places.
+        """
         fact_id = new_id(kept)
-        fact, taught, says_otherwise, seconds = None, None, False, 0.0
+        best: tuple[int, Fact, Remembered] | None = None
+        taught, says_otherwise, seconds = None, False, 0.0
         for note, rehearsed, significance in _attempts(lesson.significance, self._gated):
             if says_otherwise and not rehearsed:
                 continue
@@ -839,7 +843,7 @@ class Model:
             taught = replace(taught, held=rows)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
-            after, verified, missed = self._verified(lesson, others) if verify else ("", None, "")
+            verdict = self._verdict(lesson, others) if verify else _UNASKED
             fact = Fact(
                 id=fact_id,
                 instruction=lesson.instruction,
@@ -851,21 +855,26 @@ class Model:
                 significance=_plain(lesson.significance),
                 system=self.system,
                 tokens=found.learned_tokens,
-                verified=verified,
+                verified=verdict.verified,
                 before="",
-                after=after,
+                after=verdict.after,
                 seconds=seconds,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                note=_joined(note, self._told_by_user(), missed),
+                note=_joined(note, self._told_by_user(), verdict.note),
                 rewordings=tuple(others),
             )
+            if best is None or verdict.held >= best[0]:
+                best = verdict.held, fact, taught
             if fact.verified is not False:
                 break
-        assert fact is not None and taught is not None
-        return fact, taught
+        assert best is not None
+        _, fact, chosen = best
+        if chosen is not taught:
+            self._install({**kept, fact_id: chosen})
+        return replace(fact, seconds=seconds), chosen
 
-    def _verified(self, lesson: Lesson, others: Sequence[str]) -> tuple[str, bool, str]:
-        """The answer to a lesson's query, whether it holds wherever it is served, and where not.
+    def _verdict(self, lesson: Lesson, others: Sequence[str]) -> _Verdict:
+        """Ask for a lesson wherever its query is served, and in its other wordings.
 
         Where no turns are served, the middle of a conversation is told of and does not decide.
         """
@@ -879,7 +888,8 @@ class Model:
         where = 0 < len(lost) < len(places) and f"not answered {', '.join(lost)}"
         reworded = held[len(places) :].count(False)
         why = reworded and f"{reworded} of {len(others)} rewordings not answered"
-        return answers[0], all(held[: len(served)]), _joined(where or "", why)
+        holding = held[: len(served)].count(True)
+        return _Verdict(answers[0], holding == len(served), holding, _joined(where or "", why))
 
     def _places(self) -> list[_Place]:
         """Where a question stands as the model is served, the most usual place first."""
@@ -1244,6 +1254,19 @@ class _Place:
         if self.system is None:
             return "under the template's own prompt"
         return f"under the prompt {self.system!r}" if self.system else "without a prompt"
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The answer to a query, whether it holds wherever it is served, in how many places, a note."""
+
+    after: str
+    verified: bool | None
+    held: int
+    note: str
+
+
+_UNASKED = _Verdict("", None, 0, "")
 
 
 @dataclass(frozen=True)
