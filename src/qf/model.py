@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,7 +45,7 @@ from qf.export import (
 )
 from qf.families import family_of
 from qf.generate import Around, Generator
-from qf.lesson import Lesson, Significance, check_fits, messages, pair
+from qf.lesson import Lesson, Shown, Significance, check_fits, messages, pair, told_by
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
 from qf.method.calibrate import Traffic
@@ -54,6 +54,7 @@ from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
+from qf.picture import Picture
 from qf.qf_memory import fingerprint
 from qf.recall import Asked, Found, Recall
 from qf.study import reword, rewordings, sentences, write_question
@@ -65,6 +66,8 @@ for the questions that are about it (qf.recall), until it is consolidated as `jo
 
 DEFAULT_SOLVER = "gated"
 MAX_TOKENS = 128
+Image = str | os.PathLike[str] | Any | None
+"""A picture: the name of its file, or a `PIL.Image`."""
 REWORDINGS = 2
 """Other wordings of a question that a model writes and learns by itself."""
 
@@ -84,14 +87,14 @@ def load(
 ) -> Model:
     """Load a model together with everything that it was taught before.
 
-    `model`: a hub name, a directory, a pair (Transformers model, tokenizer), or None for QF_MODEL,
-    else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY, else one per
-    model in the user's data directory. `solver`: how facts act, one of SOLVERS. `layer`: the
-    decoder layer to teach; None for QF_LAYER, else the layer of the facts in the memory, else the
-    paper's depth. `calibrate`: whether the solver
-    `joint` protects ordinary traffic, which is measured once per model; at the first learn, but
-    for large models on a CPU, where it takes minutes and waits for `calibrate()`. `system`: the
-    prompt that it is served with (None: what the chat template inserts by itself).
+    `model`: a hub name, a directory, a pair (Transformers model, tokenizer or processor), or None
+    for QF_MODEL, else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY,
+    else one per model in the user's data directory. `solver`: how facts act, one of SOLVERS.
+    `layer`: the decoder layer to teach; None for QF_LAYER, else the layer of the facts in the
+    memory, else the paper's depth. `calibrate`: whether the solver `joint` protects ordinary
+    traffic, which is measured once per model; at the first learn, but for large models on a CPU,
+    where it takes minutes and waits for `calibrate()`. `system`: the prompt that it is served with
+    (None: what the chat template inserts by itself).
 
     Raises ModelError (model or layer cannot be used) and MemoryFault (memory cannot be read, or
     belongs to another model).
@@ -152,6 +155,7 @@ class Model:
             raise ModelError(f"The solver {solver!r} is unknown: choose gated, joint or paper.")
         self._transformer, self.tokenizer = loaded.transformer, loaded.tokenizer
         self.name, self._directory = loaded.name, loaded.directory
+        self._processor, self._pictureless = loaded.processor, loaded.pictureless
         self.family = family_of(loaded.transformer)
         if layer is None:
             layer = _usual_layer(memory, len(self.family.layers(loaded.transformer)))
@@ -199,14 +203,22 @@ class Model:
         query: str,
         instruction: str = "",
         *,
+        image: Image = None,
         earlier: Sequence[Mapping[str, str]] = (),
         max_tokens: int = MAX_TOKENS,
     ) -> str:
         """Answer a query, greedily; with an `instruction`, open-book: it is put in the prompt.
 
-        Raises LessonError: an empty query, or one that does not fit into the context.
+        An `image`, a file or a `PIL.Image`, is shown to a vision-language model with the query.
+
+        Raises LessonError: an empty query, one that does not fit into the context, or an image that
+        cannot be read. ModelError: a model that takes none.
         """
-        return self.ask_many([query], [instruction], earlier=earlier, max_tokens=max_tokens)[0]
+        picture = self._picture(image)
+        prompt = self._asked(query, self.system, instruction, earlier, picture)
+        with self._lock:
+            self._refresh()
+            return self._answered([prompt], max_tokens)[0]
 
     def ask_many(
         self,
@@ -230,24 +242,28 @@ class Model:
         query: str,
         instruction: str = "",
         *,
+        image: Image = None,
         earlier: Sequence[Mapping[str, str]] = (),
         max_tokens: int = MAX_TOKENS,
     ) -> Iterator[str]:
         """Answer like `ask`, piece by piece; the facts it begins with hold until it ends."""
-        prompt = self._asked(query, self.system, instruction, earlier)
+        picture = self._picture(image)
+        prompt = self._asked(query, self.system, instruction, earlier, picture)
         with self._lock:
             self._refresh()
-            yield from self._generator.stream(prompt.ids, max_tokens, self._around([prompt]))
+            around = self._around([prompt])
+            yield from self._generator.stream(prompt.ids, max_tokens, around, prompt.extra)
 
     # Learning (QF-instruct, QF-update, solve)
 
     def learn(
         self,
-        instruction: str,
+        instruction: str = "",
         query: str | None = None,
         answer: str | None = None,
         significance: Significance = "auto",
         *,
+        image: Image = None,
         rewordings: int | Sequence[str] | None = None,
         verify: bool = True,
         rollback: bool = False,
@@ -255,7 +271,9 @@ class Model:
         """Learn to answer `query` as the model does when it is given `instruction`.
 
         Without a `query`, the model writes one that the instruction answers; without an `answer`,
-        it gives its own, open-book. `rewordings` are other wordings of the query that are to be
+        it gives its own, open-book. `image`, a file or a `PIL.Image`, is shown to a vision-language
+        model with the instruction, which may then be empty; the query is given, and is answered
+        without it. `rewordings` are other wordings of the query that are to be
         answered alike, or how many of them the model writes (None: REWORDINGS, and none without
         `verify`, so that nothing is asked); only those of their tokens are learned that the
         query's own did not bring about. A fact of the same query is replaced.
@@ -267,11 +285,12 @@ class Model:
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
         """
-        _check_given(instruction, query, answer, significance)
+        picture = self._picture(image)
+        _check_given(instruction, query, answer, significance, picture)
         with self._lock:
             self._memory.writable()
             self._refresh()
-            lesson = self._lesson(instruction, query, answer, significance)
+            lesson = self._lesson(instruction, query, answer, significance, picture)
             if rewordings is None:
                 rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
@@ -376,7 +395,7 @@ class Model:
                     chosen = holding
                 same = [a == b for a, b in zip(usual, self._answers(everyday), strict=True)]
                 done = {
-                    k: replace(f, consolidated=k in chosen, rows=tried[k].count)
+                    k: replace(f, consolidated=tried[k].consolidated, rows=tried[k].count)
                     for k, f in facts.items()
                 }
                 changed = [
@@ -403,6 +422,8 @@ class Model:
         """The fact with the rows that it takes to be answered from W."""
         if known.consolidated:
             return known
+        if known.lesson.image:  # which is not there to be shown again
+            return replace(known, held=known.rows, consolidated=True)
         for _, rehearsed, significance in _attempts(known.lesson.significance, gated=False):
             found = self._record(known.lesson, rehearsed, significance, gated=False)
             if found.open_book_agrees is not False:
@@ -412,8 +433,10 @@ class Model:
 
     def _in_gated_form(self, known: Remembered) -> Remembered:
         """The fact with the rows that it takes to act behind the gate."""
-        if known.rows.outputs is not None:
+        if known.lesson.image and known.rows.outputs is None:  # it stays where it was taught
             return known
+        if known.rows.outputs is not None:
+            return replace(known, consolidated=False) if known.consolidated else known
         for _, rehearsed, significance in _attempts(known.lesson.significance, gated=True):
             found = self._record(known.lesson, rehearsed, significance, gated=True, logits=True)
             if found.open_book_agrees:
@@ -473,6 +496,8 @@ class Model:
             with self._nothing_gated(), whole_directory(directory, force) as new:
                 self._put(left.update)
                 self._transformer.save_pretrained(new)
+                if self._processor is not None:
+                    self._processor.save_pretrained(new)
                 self.tokenizer.save_pretrained(new)
                 write_manifest(new, "merged", self._memory.binding, left.facts)
         return Exported(directory, left.facts, left.left_out, left.unverified)
@@ -711,22 +736,40 @@ class Model:
         self.close()
 
     def _lesson(
-        self, instruction: str, query: str | None, answer: str | None, significance: Significance
+        self,
+        instruction: str,
+        query: str | None,
+        answer: str | None,
+        significance: Significance,
+        image: Shown | None,
     ) -> Lesson:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""
         query = self.write_question(instruction) if query is None else query
         if answer is None:
-            answer = self._ask_base([query], [instruction])[0]
+            answer = self._ask_base([query], [instruction], image=image)[0]
             if not answer:
                 raise LessonError(
                     f"The model gives no answer to {query!r} with the instruction at hand: give"
                     " one with --answer."
                 )
-        return Lesson(instruction, query, answer, significance)
+        return Lesson(instruction, query, answer, significance, image)
+
+    def _picture(self, image: Image) -> Shown | None:
+        """The picture that is to be shown, if one is."""
+        if image is None:
+            return None
+        if self._processor is None:
+            raise ModelError(
+                self._pictureless
+                or f"The model {self.name!r} is given with no processor of pictures: choose a"
+                " vision-language model, such as Qwen/Qwen2.5-VL-3B-Instruct."
+            )
+        return Picture.of(image, self._processor)
 
     def _rewordings(self, lesson: Lesson, wanted: int | Sequence[str]) -> tuple[str, ...]:
         if isinstance(wanted, int):
-            return rewordings(self._ask_base, [lesson.instruction], [lesson.query], wanted)[0]
+            ask = partial(self._ask_base, image=lesson.image)
+            return rewordings(ask, [lesson.instruction], [lesson.query], wanted)[0]
         if isinstance(wanted, str) or not all(isinstance(w, str) and w.strip() for w in wanted):
             raise LessonError(
                 f"The rewordings {wanted!r} are none: give a number, or a list of questions."
@@ -779,6 +822,8 @@ class Model:
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 note=_joined(note, missed and f"{missed} of {len(others)} rewordings not answered"),
                 rewordings=tuple(others),
+                image=lesson.image.name if lesson.image else "",
+                image_sha256=lesson.image.sha256 if lesson.image else "",
             )
             if fact.verified is not False:
                 break
@@ -945,9 +990,12 @@ class Model:
 
     def _remembering(self, fact: Fact, rows: FactRows | None = None) -> Remembered:
         """A fact with its rows, which are read now, if they are to be in W and are not given."""
-        lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance)
+        image = Picture(fact.image, fact.image_sha256) if fact.image else None
+        lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance, image)
         stored = Stored(fact.rows, lambda: self._memory.read(fact))
-        known = Remembered(lesson, fact.rewordings, fact.system, stored, fact.consolidated)
+        # A picture is not there to be shown again: what it taught in the weights stays in them.
+        in_weights = fact.consolidated or (image is not None and fact.solver != "gated")
+        known = Remembered(lesson, fact.rewordings, fact.system, stored, in_weights)
         return replace(known, held=rows or known.rows) if self._in_weights(known) else known
 
     def _try_refresh(self) -> None:
@@ -965,22 +1013,29 @@ class Model:
         queries: Sequence[str],
         instructions: Sequence[str] | None = None,
         max_tokens: int = MAX_TOKENS,
+        image: Shown | None = None,
     ) -> list[str]:
         with self.base_weights():
-            return self._answers(queries, instructions, max_tokens)
+            return self._answers(queries, instructions, max_tokens, image)
 
     def _answers(
         self,
         queries: Sequence[str],
         instructions: Sequence[str] | None = None,
         max_tokens: int = MAX_TOKENS,
+        image: Shown | None = None,
     ) -> list[str]:
         """What the weights that are in place now answer."""
-        told = instructions or [""] * len(queries)
-        prompts = [self._asked(q, self.system, i) for q, i in zip(queries, told, strict=True)]
+        told = zip(queries, instructions or [""] * len(queries), strict=True)
+        prompts = [self._asked(q, self.system, i, image=image) for q, i in told]
         return self._answered(prompts, max_tokens)
 
     def _answered(self, prompts: Sequence[Asked], max_tokens: int) -> list[str]:
+        if any(p.extra for p in prompts):  # pictures differ in size: each prompt by itself
+            return [
+                self._generator.answers([p.ids], max_tokens, self._around([p]), p.extra)[0]
+                for p in prompts
+            ]
         around = self._around(prompts)
         return self._generator.answers([p.ids for p in prompts], max_tokens, around)
 
@@ -1004,12 +1059,16 @@ class Model:
         system: str | None,
         instruction: str = "",
         earlier: Sequence[Mapping[str, str]] = (),
+        image: Shown | None = None,
     ) -> Asked:
         if not query.strip():
             raise LessonError("The query is empty: write what to ask.")
-        if instruction:
-            system = f"{system}\n{instruction}" if system else instruction
-        conversation = messages(query, system, earlier=earlier)
+        told = told_by(system, instruction)
+        if image is not None:
+            shown = messages(query, told, earlier=earlier, image=image.name)
+            ids, span, extra = self._generator.prompt_with_image(shown, image)
+            return Asked(ids, query, span, extra)
+        conversation = messages(query, told, earlier=earlier)
         ids, span = self._generator.prompt_with_span(conversation)
         return Asked(ids, query, span)
 
@@ -1123,12 +1182,18 @@ _ARCHITECTURE = (
 
 
 def _check_given(
-    instruction: str, query: str | None, answer: str | None, significance: Significance
+    instruction: str,
+    query: str | None,
+    answer: str | None,
+    significance: Significance,
+    image: Shown | None,
 ) -> None:
     """Raise LessonError for what no model is needed to refuse."""
+    if image is not None and query is None:
+        raise LessonError("A picture may answer many questions: give yours with --query.")
     if answer is None:
         answer, significance = "?", "auto"  # how many words it will have is not known yet
-    Lesson(instruction, "?" if query is None else query, answer, significance)
+    Lesson(instruction, "?" if query is None else query, answer, significance, image)
 
 
 def _usual_layer(memory: Path, count: int) -> int:
