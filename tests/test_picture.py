@@ -17,7 +17,7 @@ from qf.loading import load_pair
 from qf.method import passes
 from qf.method.readout import Recorded
 from qf.picture import Picture
-from qf.recall import Asked, Recall
+from qf.recall import Asked, Found, Recall
 from tests import sighted
 from tests.families.test_equation import Open, apart, equation_3
 from tests.samples import calibrate_on_little
@@ -127,12 +127,16 @@ def test_rows_are_those_of_equation_3(loaded, kind, words):
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_after_learning_the_closed_book_output_is_the_open_book_one(loaded, kind, words):
-    model, image = loaded(kind), sighted.picture()
+@pytest.mark.parametrize(("solver", "left"), [("paper", 1e-4), ("joint", 0.05)])
+def test_after_learning_the_closed_book_output_is_the_open_book_one(
+    loaded, kind, words, solver, left
+):
+    """But for what the ridge of "joint" leaves, as it does of a lesson in words."""
+    model, image = loaded(kind, solver=solver, calibrate=False), sighted.picture()
     opened, before = (o[2] for o in (observed(model, kind, words, image), observed(model, kind)))
     model.learn(words, QUERY, ANSWER, None, image=image, rewordings=0, verify=False)
     after = observed(model, kind)[2]
-    assert apart(before, opened) > 0.01 and apart(after, opened) <= 1e-4
+    assert apart(before, opened) > 0.5 and apart(after, opened) <= left
 
 
 def test_forgetting_restores_every_bit(loaded, kind):
@@ -172,7 +176,8 @@ def test_behind_a_gate_the_output_is_the_open_book_one(loaded, kind):
     found = passes.rows(transformer, family, LAYER, *sequences, None, pad_id=0, free=True)
     recall = Recall(Open())
     recorded = Recorded(found.keys, found.outputs, found.significance)
-    recall.add("fact", [QUERY], torch.ones(1, found.keys.shape[1]), recorded)
+    stored = Found(torch.ones(1, found.keys.shape[1]), recorded)
+    recall.add("fact", [QUERY], lambda: stored)
     ids, start = tokens(model, kind)
     for t in range(len(opened)):
         read = ids[: start + t]

@@ -433,10 +433,10 @@ class Model:
 
     def _in_gated_form(self, known: Remembered) -> Remembered:
         """The fact with the rows that it takes to act behind the gate."""
-        if known.lesson.image and known.rows.outputs is None:  # it stays where it was taught
-            return known
         if known.rows.outputs is not None:
             return replace(known, consolidated=False) if known.consolidated else known
+        if known.lesson.image:  # taught in the weights, it stays there
+            return known
         for _, rehearsed, significance in _attempts(known.lesson.significance, gated=True):
             found = self._record(known.lesson, rehearsed, significance, gated=True, logits=True)
             if found.open_book_agrees:
