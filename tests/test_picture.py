@@ -4,6 +4,10 @@ The reference is `tests.sighted`: prompts, pixels and positions by hand, activat
 """
 
 import hashlib
+import re
+import shlex
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +15,14 @@ import torch
 from PIL import Image
 
 import qf
+import qf.cli
 from qf.errors import LessonError, ModelError
 from qf.lesson import Lesson, pair
 from qf.loading import load_pair
 from qf.method import passes
 from qf.method.readout import Recorded
 from qf.picture import Picture
+from qf.qf_memory import attach
 from qf.recall import Asked, Found, Recall
 from tests import sighted
 from tests.families.test_equation import Open, apart, equation_3
@@ -124,6 +130,17 @@ def test_rows_are_those_of_equation_3(loaded, kind, words):
     changed = weight(model.transformer)
     assert apart(changed, expected) <= 1e-5
     assert apart(changed.double() - W, expected - W) <= 1e-3
+
+
+def test_a_rehearsed_lesson_shows_the_picture_where_the_query_is_asked_first(loaded, kind):
+    model, image = loaded(kind), sighted.picture()
+    lesson = Lesson("", QUERY, ANSWER, None, Picture.of(image, model._processor))
+    ids = list(pair(model.tokenizer, lesson, rehearsed=True)[0].input_ids)
+    (first, _), (again, _) = tokens(model, kind, image=image), tokens(model, kind)
+    newline = model.tokenizer("\n", add_special_tokens=False)["input_ids"]
+    start = again.index(model.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    again = again[start + (kind not in sighted.QWEN) :]  # where a turn begins by a token of its own
+    assert ids == [*first, *newline, *again]
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -328,12 +345,48 @@ def test_a_taught_model_is_exported_with_what_shows_pictures(loaded, kind, tmp_p
         assert other.facts() == [fact] and other.ask(QUERY) == asked[0]
 
 
+def test_a_gated_picture_acts_in_transformers_alone(loaded, kind, monkeypatch, tmp_path, plan):
+    calibrate_on_little(monkeypatch)
+    model, fact = learned(loaded, kind, plan, solver="gated")
+    model.export_gated(tmp_path / "facts.safetensors")
+    transformer = load_pair(model.name).transformer
+    text = sighted.text_of(kind, QUERY)
+    ids = model.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    memory = attach(transformer, model.tokenizer, tmp_path / "facts.safetensors")
+    out = transformer.generate(
+        **ids, do_sample=False, max_new_tokens=10, eos_token_id=model.tokenizer.eos_token_id
+    )
+    said = out[0, ids["input_ids"].shape[1] :]
+    assert model.tokenizer.decode(said, skip_special_tokens=True).strip() == fact.answer
+    memory.detach()
+
+
 def test_a_picture_in_half_precision(loaded, kind):
     model, image = loaded(kind, dtype="bfloat16"), sighted.picture()
     opened, before = (o[2] for o in (observed(model, kind, "", image), observed(model, kind)))
     model.learn("", QUERY, ANSWER, None, image=image, rewordings=0, verify=False)
     after = observed(model, kind)[2]
     assert apart(after, opened) < 0.03 < apart(before, opened)
+
+
+def test_the_commands_of_the_page_do_what_it_says(saved, monkeypatch, capsys, plan):
+    """With a random model in place of the one that it names."""
+    page = (Path(__file__).parent.parent / "docs" / "vision.md").read_text(encoding="utf-8")
+    page = page.replace("Qwen/Qwen2.5-VL-3B-Instruct", str(saved("qwen2_5_vl")))
+    calibrate_on_little(monkeypatch)
+    monkeypatch.chdir(plan.parent)
+    (commands,) = re.findall(r"```\n(qf .*?)```", page, re.DOTALL)
+    for command in commands.replace("\\\n", " ").strip().splitlines():
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        with pytest.raises(SystemExit) as ended:
+            qf.cli.main()
+        assert ended.value.code in (0, 1), command  # a random model may not learn by it
+        said = capsys.readouterr().err
+        assert "qf: " not in said and "Traceback" not in said, command
+    (source,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    told = {}
+    exec(compile(source, "vision.md", "exec"), {"qf": qf}, told)
+    assert told["fact"].statement.endswith("by Ada Quist. [plan.png]")
 
 
 # What is given as a picture
@@ -432,7 +485,7 @@ def test_without_a_processor_a_model_of_pictures_is_one_of_words(loaded, saved, 
 
 def test_without_pillow_the_remedy_is_named(loaded, monkeypatch):
     model = loaded()
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ModelError, match=r"Pillow, .*pip install 'qf\[vision\]'"):
         model.ask(QUERY, image="plan.png")
 
