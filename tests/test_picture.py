@@ -132,6 +132,14 @@ def test_rows_are_those_of_equation_3(loaded, kind, words):
     assert apart(changed.double() - W, expected - W) <= 1e-3
 
 
+def test_the_query_is_found_behind_the_picture(loaded, kind):
+    model, image = loaded(kind), sighted.picture()
+    asked = model._asked(QUERY, None, image=Picture.of(image, model._processor))
+    assert list(asked.ids) == tokens(model, kind, image=image)[0][: len(asked.ids)]
+    said = model.tokenizer.decode(asked.ids[slice(*asked.span)])
+    assert said.strip() == QUERY
+
+
 def test_a_rehearsed_lesson_shows_the_picture_where_the_query_is_asked_first(loaded, kind):
     model, image = loaded(kind), sighted.picture()
     lesson = Lesson("", QUERY, ANSWER, None, Picture.of(image, model._processor))
@@ -313,7 +321,11 @@ def test_what_a_picture_taught_in_the_weights_stays_there(loaded, monkeypatch, t
         left = apart(weight(again.transformer, 3), taught)
         assert left < 0.3 * apart(base, taught)  # the ridge of "gated" is another
         assert [f.id for f in again.consolidate().consolidated] == [fact.id]
+        monkeypatch.setattr(again, "_holding", lambda ids, facts: [])
+        assert [f.id for f in again.consolidate().consolidated] == [fact.id]
         assert apart(weight(again.transformer, 3), taught) == left
+        with pytest.raises(ModelError, match="None of the facts has rows that could act"):
+            again.export_gated(tmp_path / "facts.safetensors")
 
 
 def test_rewordings_are_those_that_are_answered_alike_with_the_picture(loaded, monkeypatch):

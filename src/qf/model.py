@@ -513,7 +513,9 @@ class Model:
         with self._lock:
             chosen, recall = self._selected(facts), Recall(self.gate)
             for k in chosen:
-                self._let_act(recall, k, self._in_gated_form(self._remembered[k]))
+                gated = self._in_gated_form(self._remembered[k])
+                if not gated.consolidated:
+                    self._let_act(recall, k, gated)
             acting = set(recall.names())
             held = [f for k, f in chosen.items() if k in acting]
             if not held:
