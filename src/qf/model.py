@@ -57,7 +57,7 @@ from qf.method.solve import Update, joint
 from qf.picture import Picture
 from qf.qf_memory import fingerprint
 from qf.recall import Asked, Found, Recall
-from qf.study import reword, rewordings, sentences, write_question
+from qf.study import Ask, reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
 """Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently,
@@ -748,7 +748,7 @@ class Model:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""
         query = self.write_question(instruction) if query is None else query
         if answer is None:
-            answer = self._ask_base([query], [instruction], image=image)[0]
+            answer = self._ask_showing(image)([query], [instruction])[0]
             if not answer:
                 raise LessonError(
                     f"The model gives no answer to {query!r} with the instruction at hand: give"
@@ -770,7 +770,7 @@ class Model:
 
     def _rewordings(self, lesson: Lesson, wanted: int | Sequence[str]) -> tuple[str, ...]:
         if isinstance(wanted, int):
-            ask = partial(self._ask_base, image=lesson.image)
+            ask = self._ask_showing(lesson.image)
             return rewordings(ask, [lesson.instruction], [lesson.query], wanted)[0]
         if isinstance(wanted, str) or not all(isinstance(w, str) and w.strip() for w in wanted):
             raise LessonError(
@@ -1009,6 +1009,10 @@ class Model:
             self._refresh()
         except MemoryFault:
             self._seen = _NEVER
+
+    def _ask_showing(self, image: Shown | None) -> Ask:
+        """How to ask the base weights, with a picture if there is one."""
+        return self._ask_base if image is None else partial(self._ask_base, image=image)
 
     def _ask_base(
         self,
