@@ -316,7 +316,7 @@ def learn(
     """Teach one fact, and ask for it before and after."""
     if not instruction and image is None:
         raise LessonError(
-            "Nothing to learn is given: write a STATEMENT, or name a file by --image."
+            "The instruction is empty: write a STATEMENT, or name a picture with --image."
         )
     wanted = _significance(significance)
     choice = Choice(
