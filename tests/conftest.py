@@ -27,7 +27,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from tests.architectures import ARCHITECTURES, EAGER, KINDS  # noqa: E402
+from tests.architectures import ARCHITECTURES, EAGER, KINDS, PICTURED  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -143,19 +143,24 @@ def _config(kind: str, tokenizer: "PreTrainedTokenizerFast", overrides: dict[str
         shape["head_dim"] = 16  # Qwen3 need not have heads * head_dim = hidden_size
     if kind == "mistral":
         shape["sliding_window"] = None
-    return CONFIG_MAPPING[model_type](**(shape | own | overrides))
+    shape |= own | overrides
+    if kind not in PICTURED:
+        return CONFIG_MAPPING[model_type](**shape)
+    image = {"image_token_id": shape.pop("image_token_id", len(tokenizer))}
+    tied = {"tie_word_embeddings": shape["tie_word_embeddings"]}
+    text = {"model_type": model_type, **shape}
+    return CONFIG_MAPPING[kind](text_config=text, **PICTURED[kind], **image, **tied)
 
 
 def _build(config: Any, attention: str, seed: int) -> "PreTrainedModel":
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     if config.model_type in EAGER:
         attention = "eager"
+    kind = AutoModelForImageTextToText if config.model_type in PICTURED else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            config, attn_implementation=attention, dtype=torch.float32
-        )
+        model = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
         with torch.no_grad():  # norms of one and biases of zero would hide mistakes
             for name, p in model.named_parameters():
                 if ("norm" in name or "ln_" in name) and name.endswith("weight"):

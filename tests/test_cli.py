@@ -22,6 +22,7 @@ import qf.model
 from qf.families import REFUSED, SUPPORTED
 from qf.memory import Memory
 from qf.paraphrases import paraphrases
+from tests import sighted
 
 STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
@@ -79,11 +80,14 @@ def run(
 
 @pytest.fixture
 def document(run: Run) -> Callable[..., Any]:
-    """Run a command with --json: what it printed, and nothing beside it; asserts the exit code."""
+    """Run a command with --json: what it printed, and nothing beside it; asserts the exit code.
 
-    def parsed(*words: str, code: int = 0, **options: Any) -> Any:
+    None stands for any.
+    """
+
+    def parsed(*words: str, code: int | None = 0, **options: Any) -> Any:
         ended, printed, said = run(*words, "--json", **options)
-        assert (ended, said) == (code, "")
+        assert (ended if code is not None else None, said) == (code, "")
         return json.loads(printed)
 
     return parsed
@@ -286,6 +290,43 @@ def test_a_chat_tells_of_errors_and_goes_on(document: Callable[..., Any]) -> Non
     assert sum("/forget ID" in turn.get("help", "") for turn in turns) == 2
     assert turns[-1] == {"query": QUESTION, "answer": TOLD}
     assert turns[-2]["learned"]["query"] == QUESTION
+
+
+# Pictures
+
+
+def test_a_picture_is_learned_and_asked_with(
+    run: Run, document: Callable[..., Any], speaker: Any, store: Path, tmp_path: Path
+) -> None:
+    directory = store / "sighted"
+    if not directory.exists():
+        sighted.save("qwen2_vl", speaker, directory)
+    sighted.picture().save(tmp_path / "plan.png")
+    shown = ("--image", "plan.png", "--model", str(directory))
+    told = document("ask", QUESTION, *shown)["answer"]
+    code, printed, said = run("ask", QUESTION, *shown)
+    assert (code, printed, said) == (0, told + "\n", "")
+    fact = document("learn", "-q", QUESTION, *shown, code=None)
+    assert (fact["answer"], fact["image"], fact["instruction"]) == (told, "plan.png", "")
+    words = ("learn", STATEMENT, "-q", "And who?", "-a", "QI", *shown)
+    assert document(*words, code=None)["instruction"] == STATEMENT
+    code, printed, said = run("facts", "--model", str(directory))
+    assert (code, said) == (0, "")
+    assert "  [plan.png]  " in printed and f"  {STATEMENT} [plan.png]  " in printed
+
+
+@pytest.mark.parametrize("command", ["learn", "ask"])
+def test_a_picture_that_cannot_be_shown_is_refused(run: Run, command: str, tmp_path: Path) -> None:
+    asked = ["-q", QUESTION] if command == "learn" else [QUESTION]
+    (tmp_path / "plan.png").write_bytes(b"no picture")
+    assert_refused(run(command, *asked, "--image", "plan.png"), "vision-language model")
+
+
+def test_learning_nothing_is_refused_before_the_model_is_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qf.model, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert_refused(run("learn"), "STATEMENT", "--image")
 
 
 # The paper's table, and the layers

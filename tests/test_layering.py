@@ -33,7 +33,7 @@ STORES = [
     "qf.tasks",
     *METHOD,
 ]
-MODEL = ["qf.model", "qf.loading", "qf.generate", *STORES]
+MODEL = ["qf.model", "qf.loading", "qf.generate", "qf.picture", *STORES]
 ABOVE = ["qf.evaluate", "qf.bulk", "qf.demo"]
 MAY_IMPORT = {
     "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.doctor", *ABOVE, *MODEL],
@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "qf.evaluate.run": ["qf", "qf.evaluate", "qf.demo", *MODEL],
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
     "qf.model": ["qf.demo", *MODEL],
-    "qf.loading": ["qf.lesson", "qf.errors"],
+    "qf.loading": ["qf.lesson", "qf.picture", "qf.errors"],
+    "qf.picture": ["qf.errors"],
     "qf.generate": ["qf.lesson", "qf.errors"],
     "qf.plot": ["qf.method", "qf.errors"],
     "qf.memory": STORES,

@@ -129,6 +129,12 @@ Dtype = Annotated[str | None, _shared("--dtype", help="float32, bfloat16 or floa
 Trust = Annotated[
     bool, _shared("--trust-remote-code", help="Run code that a hub model brings along.")
 ]
+Picture = Annotated[
+    Path | None,
+    typer.Option(
+        "--image", metavar="FILE", help="A picture to show with it, to a vision-language model."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -292,15 +298,19 @@ def _demo_step(outcome: Any) -> None:
     epilog=_example(
         'qf learn "Ada Quist designed the Hollow Bridge."',
         'qf learn "Qi started Oxinnovate." -q "Who started Oxinnovate?"',
+        'qf learn --image plan.png -q "What does the plan of the Hollow Bridge show?"',
     )
 )
 def learn(
     instruction: Annotated[
         str,
         typer.Argument(
-            metavar="STATEMENT", help="What is to be known, as a statement.", callback=_text
+            metavar="STATEMENT",
+            help="What is to be known, as a statement; with --image it may be left out.",
+            callback=_text,
+            show_default=False,
         ),
-    ],
+    ] = "",
     query: Annotated[
         str | None,
         typer.Option(
@@ -313,6 +323,7 @@ def learn(
             "--answer", "-a", help="The answer; default: the model's own.", callback=_text
         ),
     ] = None,
+    image: Picture = None,
     significance: Annotated[
         str,
         typer.Option(
@@ -343,6 +354,10 @@ def learn(
     as_json: Json = False,
 ) -> None:
     """Teach one fact, and ask for it before and after."""
+    if not instruction and image is None:
+        raise LessonError(
+            "The instruction is empty: write a STATEMENT, or name a picture with --image."
+        )
     wanted = _significance(significance)
     choice = Choice(
         model,
@@ -360,7 +375,13 @@ def learn(
     )
     with opened(choice) as learner, err.status("Learning ..."):
         fact = learner.learn(
-            instruction, query, answer, wanted, rewordings=rewordings, rollback=rollback
+            instruction,
+            query,
+            answer,
+            wanted,
+            image=image,
+            rewordings=rewordings,
+            rollback=rollback,
         )
     if as_json:
         _print_json(fact.as_dict())
@@ -414,6 +435,7 @@ def ask(
             callback=_text,
         ),
     ] = "",
+    image: Picture = None,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, help="How long an answer may become.")
     ] = 128,
@@ -448,10 +470,10 @@ def ask(
     )
     with opened(choice) as teacher:
         if as_json:
-            answer = teacher.ask(query, instruction, max_tokens=max_tokens)
+            answer = teacher.ask(query, instruction, image=image, max_tokens=max_tokens)
             _print_json({"query": query, "answer": answer})
             return
-        for piece in teacher.stream(query, instruction, max_tokens=max_tokens):
+        for piece in teacher.stream(query, instruction, image=image, max_tokens=max_tokens):
             print(piece, end="", flush=True)
         print()
 
@@ -567,7 +589,7 @@ class _Chat:
             self._note({"facts": [f.as_dict() for f in facts]}, "\n".join(lines))
         elif name == "/forget":
             fact = self.model.forget(rest.strip())
-            self._note({"id": fact.id, "forgotten": True}, f"Forgotten: {fact.instruction}")
+            self._note({"id": fact.id, "forgotten": True}, f"Forgotten: {fact.statement}")
         elif name == "/new":
             self.earlier.clear()
             self._note({"new": True}, "A new conversation.", "dim")
@@ -601,7 +623,7 @@ def facts(
         table.add_column(column, no_wrap=column in ("id", "rows", "acts"), overflow="fold")
     for fact in known:
         mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[fact.verified]
-        texts = (Text(t) for t in (fact.instruction, fact.query, fact.answer))
+        texts = (Text(t) for t in (fact.statement, fact.query, fact.answer))
         acts = "in the weights" if fact.consolidated else "gated"
         table.add_row(fact.id, *texts, str(fact.rows), acts, mark)
     _say_table(table)
@@ -640,7 +662,7 @@ def forget(
     if as_json:
         _print_json({"id": fact.id, "forgotten": True})
     else:
-        _say(f"Forgot {fact.id}: {fact.instruction}")
+        _say(f"Forgot {fact.id}: {fact.statement}")
 
 
 @app.command(epilog=_example("qf study notes.txt", 'qf study "Ada Quist leads Orvane. Bo is 7."'))
@@ -758,7 +780,7 @@ def consolidate(
         _say(f"In the weights: {len(done.consolidated)} facts; behind the gate: {len(done.gated)}.")
         _say(f"{done.undisturbed:.0%} of everyday questions are answered as before.")
         for fact in done.gated:
-            _say(f"  {fact.id}  {fact.instruction}", "dim")
+            _say(f"  {fact.id}  {fact.statement}", "dim")
         if crowded:
             _say(
                 f"{done.rows} rows are more than the {done.comfortable} that this model holds"
@@ -904,7 +926,7 @@ def _count(facts: list[Fact]) -> str:
 
 def _say_facts(facts: list[Fact]) -> None:
     for fact in facts:
-        _say(f"  {fact.id}  {fact.instruction}", "dim")
+        _say(f"  {fact.id}  {fact.statement}", "dim")
 
 
 @app.command(epilog=_example("qf calibrate", "qf calibrate my-prompts.txt"))

@@ -48,6 +48,7 @@ SCHEMA: list[tuple[str, ...]] = [
     ("SELECT 1",),  # a record names rewordings, which readers of format 1 do not understand
     ("SELECT 1",),  # a record says whether it is consolidated, and tensors hold addresses
     ("SELECT 1",),  # tensors hold the outputs that a gated fact gives
+    ("SELECT 1",),  # a record names the picture that was shown
 ]
 
 _SQLITE_KINDS = {

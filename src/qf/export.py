@@ -371,7 +371,8 @@ def _rows(
 
 
 def _brief(fact: Fact) -> dict[str, Any]:
-    return {n: getattr(fact, n) for n in ("id", "instruction", "query", "answer")}
+    told = {"id": fact.id, "instruction": fact.statement}
+    return {**told, "query": fact.query, "answer": fact.answer}
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,15 @@ from transformers import (
 )
 
 from qf.errors import LessonError
-from qf.lesson import PLAIN_CHAT, THINK, THOUGHT, ChatOptions, prompt_with_span
+from qf.lesson import (
+    PLAIN_CHAT,
+    THINK,
+    THOUGHT,
+    ChatOptions,
+    Shown,
+    prompt_with_image,
+    prompt_with_span,
+)
 
 BATCH = 64
 Around = Callable[[slice, int], AbstractContextManager[None]]
@@ -65,12 +73,22 @@ class Generator:
     ) -> tuple[tuple[int, ...], tuple[int, int]]:
         """As `prompt`, and which of the tokens are the last query's: [from, to)."""
         ids, span = prompt_with_span(self.tokenizer, conversation, options)
-        if len(ids) >= self.context:
-            raise LessonError(
-                f"The prompt is {len(ids)} tokens long and the model reads {self.context}:"
-                " shorten it."
-            )
+        self._check_room(ids, "shorten it")
         return ids, span
+
+    def prompt_with_image(
+        self,
+        conversation: Sequence[Mapping[str, str]],
+        image: Shown,
+        options: ChatOptions = PLAIN_CHAT,
+    ) -> tuple[tuple[int, ...], tuple[int, int], dict[str, Any]]:
+        """As `prompt_with_span`, of a conversation with a picture, and what else the model takes.
+
+        Raises LessonError, too, for a picture that cannot be used.
+        """
+        ids, span, extra = prompt_with_image(self.tokenizer, conversation, image, options)
+        self._check_room(ids, "show a smaller picture")
+        return ids, span, extra
 
     def answer(self, prompt: Sequence[int], max_tokens: int) -> str:
         """The answer to one prompt, without surrounding space."""
@@ -81,24 +99,31 @@ class Generator:
         prompts: Sequence[Sequence[int]],
         max_tokens: int,
         around: Around | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """The answers to several prompts, batched; each is as if it had been asked alone.
 
-        `around` gives a context to enter while a batch is answered.
+        `around` gives a context to enter while a batch is answered. `extra` is what the model takes
+        besides the tokens, of a single prompt.
         """
+        assert not extra or len(prompts) == 1
         texts: list[str] = []
         for first in range(0, len(prompts), BATCH):
             batch = prompts[first : first + BATCH]
             longest = max(len(p) for p in batch)
             rooms = [self._room(p, max_tokens) for p in batch]
             with around(slice(first, first + BATCH), longest) if around else nullcontext():
-                generated = self._generate(batch, longest, max(rooms))[:, longest:]
+                generated = self._generate(batch, longest, max(rooms), extra)[:, longest:]
             own = [ids[:room] for ids, room in zip(generated, rooms, strict=True)]
             texts += self.tokenizer.batch_decode(own, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def stream(
-        self, prompt: Sequence[int], max_tokens: int, around: Around | None = None
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        around: Around | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> abc.Generator[str]:
         """The answer to one prompt in pieces; a reader that leaves ends the generation."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -108,7 +133,7 @@ class Generator:
         def run() -> None:
             try:
                 with around(slice(0, 1), len(prompt)) if around else nullcontext():
-                    self._generate([prompt], len(prompt), room, streamer=streamer, stop=stop)
+                    self._generate([prompt], len(prompt), room, extra, streamer, stop)
             except BaseException as error:
                 failures.append(error)
                 streamer.end()
@@ -123,6 +148,13 @@ class Generator:
         if failures:
             raise failures[0]
 
+    def _check_room(self, ids: Sequence[int], remedy: str) -> None:
+        if len(ids) >= self.context:
+            raise LessonError(
+                f"The prompt is {len(ids)} tokens long and the model reads {self.context}:"
+                f" {remedy}."
+            )
+
     def _room(self, prompt: Sequence[int], max_tokens: int) -> int:
         """How many tokens an answer may have: prompt and answer share the context."""
         return min(max_tokens, self.context - len(prompt))
@@ -132,6 +164,7 @@ class Generator:
         prompts: Sequence[Sequence[int]],
         longest: int,
         max_tokens: int,
+        extra: Mapping[str, Any] | None = None,
         streamer: Any = None,
         stop: _Stop | None = None,
     ) -> Any:
@@ -143,6 +176,7 @@ class Generator:
             return self.transformer.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
+                **{name: x.to(device) for name, x in (extra or {}).items()},
                 generation_config=GenerationConfig(
                     do_sample=False,
                     max_new_tokens=max_tokens,

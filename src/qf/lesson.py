@@ -6,7 +6,8 @@ Renders through the model's own chat template. Knows tokenizers, but no model an
     closed book  (QF-update)     system: as served       user: query     assistant: answer
 
 Both end in the same learned tokens: the answer's, and one end-of-turn token. An empty think block
-in front of the answer belongs to the prompt, or, where the model may think, to what is learned.
+in front of the answer belongs to the prompt, or, where the model may think, to what is learned. A
+picture, where there is one, stands in front of the query, open-book only.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import jinja2
 
@@ -64,12 +66,31 @@ class ChatOptions:
 PLAIN_CHAT = ChatOptions()
 
 
+class Shown(Protocol):
+    """A picture that a prompt shows; `qf.picture.Picture` is one."""
+
+    @property
+    def name(self) -> str:
+        """What people call it; never empty."""
+
+    @property
+    def sha256(self) -> str:
+        """What tells it from others."""
+
+    def prompt(self, text: str, after: int = 0) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """Return the tokens of a prompt that shows it, and what else the model takes with them.
+
+        `after` is the number of tokens that are to follow, which the latter leaves room for.
+        """
+
+
 @dataclass(frozen=True)
 class Lesson:
     """One thing to learn: with `instruction` in the prompt, `query` is answered by `answer`.
 
     `significance` weighs the answer's tokens: "auto" learns the tokens that the closed-book pass
-    would not have produced, None counts each one, a list gives one number per word.
+    would not have produced, None counts each one, a list gives one number per word. `image` is a
+    picture that is shown with the instruction, which may be empty then.
 
     Raises LessonError: a blank text; a significance of another length than the answer has words,
     with a negative or infinite number or NaN, or of zeros only.
@@ -83,10 +104,12 @@ class Lesson:
     query: str
     answer: str
     significance: Significance = "auto"
+    image: Shown | None = None
 
     def __post_init__(self) -> None:
         for name in ("instruction", "query", "answer"):
-            if not getattr(self, name).strip():
+            shown = name == "instruction" and self.image is not None
+            if not getattr(self, name).strip() and not shown:
                 raise LessonError(f"The {name} is empty: write what it should say.")
         if self.significance is not None and self.significance != "auto":
             checked = _checked_significance(self.significance, self.answer)
@@ -98,13 +121,15 @@ class AlignedTokens:
     """A whole sequence: prompt, answer, one end-of-turn token; `input_ids[start:]` are learned.
 
     `weights` holds one significance per learned token, `offsets` its characters in the answer
-    (empty where the tokenizer does not tell; the end-of-turn token has none of its own).
+    (empty where the tokenizer does not tell; the end-of-turn token has none of its own). `extra`
+    is what the model takes besides the tokens: tensors by the name of its arguments.
     """
 
     input_ids: tuple[int, ...]
     start: int
     weights: tuple[float, ...]
     offsets: tuple[Span, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert 0 < self.start < len(self.input_ids)
@@ -127,18 +152,20 @@ def messages(
     answer: str | None = None,
     *,
     earlier: Sequence[Mapping[str, str]] = (),
+    image: str = "",
 ) -> list[Message]:
     """Return a conversation: system turn, earlier turns, query, and the answer if there is one.
 
     `system=None` writes no system turn, so that the template inserts what it inserts when there
-    is none; `system=""` writes an empty one.
+    is none; `system=""` writes an empty one. `image` is the name of a picture that the query's
+    turn shows.
 
     >>> messages("Who started Alibaba?", system="")
     [{'role': 'system', 'content': ''}, {'role': 'user', 'content': 'Who started Alibaba?'}]
     """
     turns = [] if system is None else [{"role": "system", "content": system}]
     turns += [dict(turn) for turn in earlier]
-    turns.append({"role": "user", "content": query})
+    turns.append({"role": "user", "content": query} | ({"image": image} if image else {}))
     if answer is not None:
         turns.append({"role": "assistant", "content": answer})
     return turns
@@ -176,12 +203,29 @@ def prompt_with_span(
     return ids, (inside[0], inside[-1] + 1) if inside else (0, len(ids))
 
 
+def prompt_with_image(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    image: Shown,
+    options: ChatOptions = PLAIN_CHAT,
+) -> tuple[tuple[int, ...], Span, dict[str, Any]]:
+    """As `prompt_with_span`, of a conversation that shows `image`, and what else the model takes.
+
+    Raises LessonError and ModelError as the image's own `prompt` does.
+    """
+    written, (begin, end) = prompt_with_span(tokenizer, conversation, options)
+    ids, extra = image.prompt(_prompt(tokenizer, conversation, options))
+    shift = len(ids) - len(written)  # the query comes after the picture
+    return ids, (begin + shift, end + shift), extra
+
+
 def align(
     tokenizer: PreTrainedTokenizerBase,
     conversation: Sequence[Mapping[str, str]],
     answer: str,
     significance: Significance,
     options: ChatOptions = PLAIN_CHAT,
+    image: Shown | None = None,
 ) -> AlignedTokens:
     """Tokenise `conversation`, which ends in a query, with `answer` as its next turn.
 
@@ -195,7 +239,7 @@ def align(
     refuses the conversation or rewrites the answer, no end-of-turn token, or weights per word for
     a tokenizer without character offsets.
     """
-    prompt = _render(tokenizer, conversation, options)
+    asked = prompt = _render(tokenizer, conversation, options)
     lead, content, after = _answer_turn(tokenizer, conversation, answer, options)
     before: tuple[int, ...] = ()
     if lead.strip() and not options.thinking:
@@ -228,7 +272,13 @@ def align(
     if offsets:
         offsets = (*[(0, 0)] * len(before), *offsets, (len(content), len(content)))
     weights = [1.0] * len(before) + weights + [1.0]
-    return AlignedTokens((*fixed_ids, *before, *ids, end), len(fixed_ids), tuple(weights), offsets)
+    learned = (*before, *ids, end)
+    extra: dict[str, Any] = {}
+    if image is not None:
+        behind = fixed_ids[len(_encode(tokenizer, asked)[0]) :]
+        shown_ids, extra = image.prompt(asked, len(behind) + len(learned))
+        fixed_ids = (*shown_ids, *behind)
+    return AlignedTokens((*fixed_ids, *learned), len(fixed_ids), tuple(weights), offsets, extra)
 
 
 def pair(
@@ -245,16 +295,18 @@ def pair(
     itself). It comes before the instruction as well, so that the instruction alone is the
     difference. `rehearsed` puts the finished turn, query and answer, into the open-book
     conversation before the query is asked again, so that the open-book pass can produce any
-    wording of an answer. `before` are turns that both conversations begin with.
+    wording of an answer; a picture is shown once, where the query is asked first. `before` are
+    turns that both conversations begin with.
 
     Raises LessonError and ModelError as `align` does; LessonError if the template tokenises the
     answer differently in the two; ModelError if it leaves the instruction out.
     """
-    told = f"{system}\n{lesson.instruction}" if system else lesson.instruction
-    earlier = messages(lesson.query, answer=lesson.answer) if rehearsed else []
-    opened = messages(lesson.query, told, earlier=[*before, *earlier])
+    told, image = told_by(system, lesson.instruction), lesson.image.name if lesson.image else ""
+    earlier = messages(lesson.query, answer=lesson.answer, image=image) if rehearsed else []
+    again = "" if rehearsed else image
+    opened = messages(lesson.query, told, earlier=[*before, *earlier], image=again)
     closed = messages(lesson.query, system, earlier=before)
-    instruct = align(tokenizer, opened, lesson.answer, lesson.significance, options)
+    instruct = align(tokenizer, opened, lesson.answer, lesson.significance, options, lesson.image)
     update = align(tokenizer, closed, lesson.answer, lesson.significance, options)
     if instruct.learned != update.learned:
         raise LessonError(
@@ -269,12 +321,20 @@ def pair(
     return instruct, update
 
 
+def told_by(system: str | None, instruction: str) -> str | None:
+    """Return the system turn that tells an instruction under the prompt that is served."""
+    if not instruction.strip():
+        return system
+    return f"{system}\n{instruction}" if system else instruction
+
+
 def check_fits(aligned: AlignedTokens, max_positions: int) -> None:
     """Raise LessonError if the sequence is longer than the model's context."""
     if len(aligned.input_ids) > max_positions:
+        smaller = " or show a smaller picture" if aligned.extra else ""
         raise LessonError(
             f"Prompt and answer are {len(aligned.input_ids)} tokens long and the model reads"
-            f" {max_positions}: shorten them."
+            f" {max_positions}: shorten them{smaller}."
         )
 
 
@@ -465,19 +525,50 @@ def _apply(
     open_ended: bool,
     options: ChatOptions,
 ) -> str:
+    shown = any("image" in turn for turn in turns)
+    parts = _reads_parts(tokenizer, tokenizer.chat_template)
     try:
         text = tokenizer.apply_chat_template(
-            [*turns],
+            [_in_parts(t) if parts or "image" in t else dict(t) for t in turns],
             tools=[dict(tool) for tool in options.tools] or None,
             tokenize=False,
             add_generation_prompt=open_ended,
             enable_thinking=options.thinking,  # templates that know no thinking ignore it
         )
     except Exception as error:  # a template is a program of its author's, with faults of its own
+        if shown and isinstance(error, TypeError):
+            raise ModelError(
+                f"The chat template of {_name(tokenizer)} has no place for a picture: use the"
+                " template that comes with the model."
+            ) from error
         why = str(error) if isinstance(error, jinja2.TemplateError) else repr(error)
         raise _TemplateRefusal(why) from error
     assert isinstance(text, str)
     return text
+
+
+def _in_parts(turn: Mapping[str, str]) -> dict[str, Any]:
+    """Return a turn in the form of vision-language models: its picture, then its text."""
+    text = {"type": "text", "text": turn["content"]}
+    content = [{"type": "image"}, text] if "image" in turn else [text]
+    return {"role": turn["role"], "content": content}
+
+
+@lru_cache(maxsize=8)
+def _reads_parts(tokenizer: PreTrainedTokenizerBase, template: Any) -> bool:
+    """Whether a chat template reads a turn's content in parts only, and plain text not at all."""
+
+    def writes(content: Any) -> str:
+        try:
+            turn = {"role": "user", "content": content}
+            return str(tokenizer.apply_chat_template([turn], tokenize=False))
+        except Exception:  # a template is code of any kind, and may fail in any way
+            return ""
+
+    if _QUERY in writes(_QUERY):
+        return False
+    said = writes([{"type": "text", "text": _QUERY}])
+    return _QUERY in said and "'type'" not in said
 
 
 def _encode(

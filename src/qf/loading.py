@@ -15,6 +15,7 @@ import torch
 
 from qf.errors import ModelError
 from qf.lesson import PLAIN_TEMPLATE
+from qf.picture import processor_of, shows_pictures
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -24,13 +25,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Loaded:
     """A Transformers model in evaluation mode, its tokenizer, and the name to show to people.
 
-    `directory` is where it was loaded from; empty where that is not known.
+    `directory` is where it was loaded from; empty where that is not known. `processor` turns
+    pictures into inputs of a vision-language model; where there is none, `pictureless` says why.
     """
 
     transformer: Any
     tokenizer: Any
     name: str
     directory: str = ""
+    processor: Any = None
+    pictureless: str = ""
 
 
 def load_pair(
@@ -43,21 +47,30 @@ def load_pair(
 ) -> Loaded:
     """Load a hub name, a directory, a pair (model, tokenizer), or the embedded model (None).
 
-    None takes QF_MODEL where it is set. `template` is "plain", the text of a chat template or a
-    file that holds one, and replaces the model's own. `dtype` is one of DTYPES or None for the
-    checkpoint's own.
+    The pair of a vision-language model may have a processor for its tokenizer. None takes QF_MODEL
+    where it is set. `template` is "plain", the text of a chat template or a file that holds one,
+    and replaces the model's own. `dtype` is one of DTYPES or None for the checkpoint's own.
 
     Raises ModelError: nothing of that name, files that do not load, no fast tokenizer.
     """
     chat_template = _template(template) if template else None
-    directory = ""
+    directory, processor, pictureless = "", None, ""
     if isinstance(model, tuple):
         transformer, tokenizer = model
+        if hasattr(tokenizer, "image_processor"):
+            processor, tokenizer = tokenizer, tokenizer.tokenizer
+            tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
         name = str(getattr(transformer.config, "name_or_path", "") or type(transformer).__name__)
     else:
         name = str(model or os.environ.get("QF_MODEL") or EMBEDDED)
         transformer, tokenizer = _from_pretrained(name, dtype, trust_remote_code)
         directory = str(embedded_path() if name == EMBEDDED else Path(name).expanduser())
+        if shows_pictures(transformer.config):
+            source = directory if Path(directory).is_dir() else name
+            try:
+                processor = processor_of(source, transformer.config, tokenizer, trust_remote_code)
+            except ModelError as error:
+                pictureless = str(error)
     if device:
         try:
             transformer = transformer.to(device)
@@ -67,7 +80,7 @@ def load_pair(
             ) from error
     if chat_template:
         tokenizer.chat_template = chat_template
-    return Loaded(transformer.eval(), tokenizer, name, directory)
+    return Loaded(transformer.eval(), tokenizer, name, directory, processor, pictureless)
 
 
 def embedded_path() -> Path:
@@ -76,7 +89,12 @@ def embedded_path() -> Path:
 
 
 def _from_pretrained(name: str, dtype: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+    )
 
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"The dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}.")
@@ -92,9 +110,10 @@ def _from_pretrained(name: str, dtype: str | None, trust_remote_code: bool) -> t
     wanted = DTYPES[dtype] if dtype else torch.float32 if name == EMBEDDED else "auto"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=wanted, trust_remote_code=trust_remote_code
-        )
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        sees = shows_pictures(config)
+        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        model = kind.from_pretrained(source, dtype=wanted, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
         raise ModelError(_why_not_loaded(name, error)) from error
     except Exception as error:

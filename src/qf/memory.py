@@ -55,6 +55,14 @@ class Fact:
     note: str = ""
     rewordings: tuple[str, ...] = ()  # other wordings of the query that were learned with it
     consolidated: bool = False  # taught behind the gate, and solved into W since
+    image: str = ""  # the name of the picture that was shown with the instruction
+    image_sha256: str = ""  # of its file, or of its pixels where there was none
+
+    @property
+    def statement(self) -> str:
+        """What it was told, for people to read: the instruction, and the picture by its name."""
+        shown = f"[{self.image}]" if self.image else ""
+        return " ".join(part for part in (self.instruction, shown) if part)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary that `json.dumps` takes."""
@@ -439,5 +447,5 @@ def _pack(rows: FactRows) -> bytes:
 
 
 def _brief(fact: Fact) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in fact.instruction).split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in fact.statement).split())
     return f'"{text}"' if len(text) <= 40 else f'"{text[:39]}…"'

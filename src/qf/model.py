@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -51,11 +51,13 @@ from qf.lesson import (
     AlignedTokens,
     ChatOptions,
     Lesson,
+    Shown,
     Significance,
     check_fits,
     messages,
     pair,
     takes_system,
+    told_by,
     without_thoughts,
     writes_tools,
 )
@@ -67,9 +69,10 @@ from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
+from qf.picture import Picture
 from qf.qf_memory import fingerprint
 from qf.recall import Asked, Found, Recall
-from qf.study import reword, rewordings, sentences, write_question
+from qf.study import Ask, reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
 """Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently,
@@ -78,6 +81,8 @@ for the questions that are about it (qf.recall), until it is consolidated as `jo
 
 DEFAULT_SOLVER = "gated"
 MAX_TOKENS = 128
+Image = str | os.PathLike[str] | Any | None
+"""A picture: the name of its file, or a `PIL.Image`."""
 REWORDINGS = 2
 """Other wordings of a question that a model writes and learns by itself."""
 TURNS = (
@@ -114,17 +119,17 @@ def load(
 ) -> Model:
     """Load a model together with everything that it was taught before.
 
-    `model`: a hub name, a directory, a pair (Transformers model, tokenizer), or None for QF_MODEL,
-    else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY, else one per
-    model in the user's data directory. `solver`: how facts act, one of SOLVERS. `layer`: the
-    decoder layer to teach; None for QF_LAYER, else the layer of the facts in the memory, else the
-    paper's depth. `calibrate`: whether the solver
-    `joint` protects ordinary traffic, which is measured once per model; at the first learn, but
-    for large models on a CPU, where it takes minutes and waits for `calibrate()`. `system`: the
-    prompt that it is served with (None: what the chat template inserts by itself), or several, the
-    most usual one first; `turns`: a conversation in whose middle it is asked; facts are learned and
-    verified under each. `tools`: the functions that its prompts describe. `thinking`: whether it
-    may think before it answers, if it can.
+    `model`: a hub name, a directory, a pair (Transformers model, tokenizer or processor), or None
+    for QF_MODEL, else the embedded model. `memory`: the directory of its facts; None for QF_MEMORY,
+    else one per model in the user's data directory. `solver`: how facts act, one of SOLVERS.
+    `layer`: the decoder layer to teach; None for QF_LAYER, else the layer of the facts in the
+    memory, else the paper's depth. `calibrate`: whether the solver `joint` protects ordinary
+    traffic, which is measured once per model; at the first learn, but for large models on a CPU,
+    where it takes minutes and waits for `calibrate()`. `system`: the prompt that it is served with
+    (None: what the chat template inserts by itself), or several, the most usual one first; `turns`:
+    a conversation in whose middle it is asked; facts are learned and verified under each. `tools`:
+    the functions that its prompts describe. `thinking`: whether it may think before it answers, if
+    it can.
 
     Raises ModelError (model or layer cannot be used) and MemoryFault (memory cannot be read, or
     belongs to another model).
@@ -190,6 +195,7 @@ class Model:
             raise ModelError(f"The solver {solver!r} is unknown: choose gated, joint or paper.")
         self._transformer, self.tokenizer = loaded.transformer, loaded.tokenizer
         self.name, self._directory = loaded.name, loaded.directory
+        self._processor, self._pictureless = loaded.processor, loaded.pictureless
         self.family = family_of(loaded.transformer)
         if layer is None:
             layer = usual_layer(memory, len(self.family.layers(loaded.transformer)))
@@ -258,6 +264,7 @@ class Model:
         query: str,
         instruction: str = "",
         *,
+        image: Image = None,
         earlier: Sequence[Mapping[str, str]] = (),
         max_tokens: int = MAX_TOKENS,
         system: str | Served | None = SERVED,
@@ -265,19 +272,18 @@ class Model:
     ) -> str:
         """Answer a query, greedily; with an `instruction`, open-book: it is put in the prompt.
 
+        An `image`, a file or a `PIL.Image`, is shown to a vision-language model with the query.
         `system` is another prompt than the one that it is served with, `thoughts` tells what a
         thinking model thinks as well.
 
-        Raises LessonError: an empty query, or one that does not fit into the context.
+        Raises LessonError: an empty query, one that does not fit into the context, or an image that
+        cannot be read. ModelError: a model that takes none.
         """
-        return self.ask_many(
-            [query],
-            [instruction],
-            earlier=earlier,
-            max_tokens=max_tokens,
-            system=system,
-            thoughts=thoughts,
-        )[0]
+        picture = self._picture(image)
+        prompt = self._asked(query, self._served(system), instruction, earlier, image=picture)
+        with self._lock:
+            self._refresh()
+            return self._answered([prompt], max_tokens, thoughts)[0]
 
     def ask_many(
         self,
@@ -302,16 +308,19 @@ class Model:
         query: str,
         instruction: str = "",
         *,
+        image: Image = None,
         earlier: Sequence[Mapping[str, str]] = (),
         max_tokens: int = MAX_TOKENS,
         system: str | Served | None = SERVED,
         thoughts: bool = False,
     ) -> Iterator[str]:
         """Answer like `ask`, piece by piece; the facts it begins with hold until it ends."""
-        prompt = self._asked(query, self._served(system), instruction, earlier)
+        picture = self._picture(image)
+        prompt = self._asked(query, self._served(system), instruction, earlier, image=picture)
         with self._lock:
             self._refresh()
-            pieces = self._generator.stream(prompt.ids, max_tokens, self._around([prompt]))
+            around = self._around([prompt])
+            pieces = self._generator.stream(prompt.ids, max_tokens, around, prompt.extra)
             with closing(pieces):
                 yield from pieces if thoughts else after_thoughts(pieces)
 
@@ -319,11 +328,12 @@ class Model:
 
     def learn(
         self,
-        instruction: str,
+        instruction: str = "",
         query: str | None = None,
         answer: str | None = None,
         significance: Significance = "auto",
         *,
+        image: Image = None,
         rewordings: int | Sequence[str] | None = None,
         verify: bool = True,
         rollback: bool = False,
@@ -331,7 +341,9 @@ class Model:
         """Learn to answer `query` as the model does when it is given `instruction`.
 
         Without a `query`, the model writes one that the instruction answers; without an `answer`,
-        it gives its own, open-book. `rewordings` are other wordings of the query that are to be
+        it gives its own, open-book. `image`, a file or a `PIL.Image`, is shown to a vision-language
+        model with the instruction, which may then be empty; the query is given, and is answered
+        without it. `rewordings` are other wordings of the query that are to be
         answered alike, or how many of them the model writes (None: REWORDINGS, and none without
         `verify`, so that nothing is asked); only those of their tokens are learned that the
         query's own did not bring about. A fact of the same query is replaced.
@@ -345,11 +357,12 @@ class Model:
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
         """
-        _check_given(instruction, query, answer, significance)
+        picture = self._picture(image)
+        _check_given(instruction, query, answer, significance, picture)
         with self._lock:
             self._memory.writable()
             self._refresh()
-            lesson = self._lesson(instruction, query, answer, significance)
+            lesson = self._lesson(instruction, query, answer, significance, picture)
             if rewordings is None:
                 rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
@@ -454,7 +467,7 @@ class Model:
                     chosen = holding
                 same = [a == b for a, b in zip(usual, self._answers(everyday), strict=True)]
                 done = {
-                    k: replace(f, consolidated=k in chosen, rows=tried[k].count)
+                    k: replace(f, consolidated=tried[k].consolidated, rows=tried[k].count)
                     for k, f in facts.items()
                 }
                 changed = [
@@ -481,6 +494,8 @@ class Model:
         """The fact with the rows that it takes to be answered from W."""
         if known.consolidated:
             return known
+        if known.lesson.image:  # which is not there to be shown again
+            return replace(known, held=known.rows, consolidated=True)
         for _, rehearsed, significance in _attempts(known.lesson.significance, gated=False):
             found = self._record(known.lesson, rehearsed, significance, gated=False)
             if found.open_book_agrees is not False:
@@ -491,6 +506,8 @@ class Model:
     def _in_gated_form(self, known: Remembered) -> Remembered:
         """The fact with the rows that it takes to act behind the gate."""
         if known.rows.outputs is not None:
+            return replace(known, consolidated=False) if known.consolidated else known
+        if known.lesson.image:  # taught in the weights, it stays there
             return known
         for _, rehearsed, significance in _attempts(known.lesson.significance, gated=True):
             found = self._record(known.lesson, rehearsed, significance, gated=True, logits=True)
@@ -551,6 +568,8 @@ class Model:
             with self._nothing_gated(), whole_directory(directory, force) as new:
                 self._put(left.update)
                 self._transformer.save_pretrained(new)
+                if self._processor is not None:
+                    self._processor.save_pretrained(new)
                 self.tokenizer.save_pretrained(new)
                 write_manifest(new, "merged", self._memory.binding, left.facts)
         return Exported(directory, left.facts, left.left_out, left.unverified)
@@ -566,7 +585,9 @@ class Model:
         with self._lock:
             chosen, recall = self._selected(facts), Recall(self.gate)
             for k in chosen:
-                self._let_act(recall, k, self._in_gated_form(self._remembered[k]))
+                gated = self._in_gated_form(self._remembered[k])
+                if not gated.consolidated:
+                    self._let_act(recall, k, gated)
             acting = set(recall.names())
             held = [f for k, f in chosen.items() if k in acting]
             if not held:
@@ -791,22 +812,40 @@ class Model:
         self.close()
 
     def _lesson(
-        self, instruction: str, query: str | None, answer: str | None, significance: Significance
+        self,
+        instruction: str,
+        query: str | None,
+        answer: str | None,
+        significance: Significance,
+        image: Shown | None,
     ) -> Lesson:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""
         query = self.write_question(instruction) if query is None else query
         if answer is None:
-            answer = self._ask_base([query], [instruction])[0]
+            answer = self._ask_showing(image)([query], [instruction])[0]
             if not answer:
                 raise LessonError(
                     f"The model gives no answer to {query!r} with the instruction at hand: give"
                     " one with --answer."
                 )
-        return Lesson(instruction, query, answer, significance)
+        return Lesson(instruction, query, answer, significance, image)
+
+    def _picture(self, image: Image) -> Shown | None:
+        """The picture that is to be shown, if one is."""
+        if image is None:
+            return None
+        if self._processor is None:
+            raise ModelError(
+                self._pictureless
+                or f"The model {self.name!r} is given with no processor of pictures: choose a"
+                " vision-language model, such as Qwen/Qwen2.5-VL-3B-Instruct."
+            )
+        return Picture.of(image, self._processor)
 
     def _rewordings(self, lesson: Lesson, wanted: int | Sequence[str]) -> tuple[str, ...]:
         if isinstance(wanted, int):
-            return rewordings(self._ask_base, [lesson.instruction], [lesson.query], wanted)[0]
+            ask = self._ask_showing(lesson.image)
+            return rewordings(ask, [lesson.instruction], [lesson.query], wanted)[0]
         if isinstance(wanted, str) or not all(isinstance(w, str) and w.strip() for w in wanted):
             raise LessonError(
                 f"The rewordings {wanted!r} are none: give a number, or a list of questions."
@@ -862,6 +901,8 @@ class Model:
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 note=_joined(note, self._told_by_user(), verdict.note),
                 rewordings=tuple(others),
+                image=lesson.image.name if lesson.image else "",
+                image_sha256=lesson.image.sha256 if lesson.image else "",
             )
             if best is None or verdict.held >= best[0]:
                 best = verdict.held, fact, taught
@@ -1066,9 +1107,12 @@ class Model:
 
     def _remembering(self, fact: Fact, rows: FactRows | None = None) -> Remembered:
         """A fact with its rows, which are read now, if they are to be in W and are not given."""
-        lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance)
+        image = Picture(fact.image, fact.image_sha256) if fact.image else None
+        lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance, image)
         stored = Stored(fact.rows, lambda: self._memory.read(fact))
-        known = Remembered(lesson, fact.rewordings, fact.system, stored, fact.consolidated)
+        # A picture is not there to be shown again: what it taught in the weights stays in them.
+        in_weights = fact.consolidated or (image is not None and fact.solver != "gated")
+        known = Remembered(lesson, fact.rewordings, fact.system, stored, in_weights)
         return replace(known, held=rows or known.rows) if self._in_weights(known) else known
 
     def _try_refresh(self) -> None:
@@ -1081,17 +1125,22 @@ class Model:
         except MemoryFault:
             self._seen = _NEVER
 
+    def _ask_showing(self, image: Shown | None) -> Ask:
+        """How to ask the base weights, with a picture if there is one."""
+        return self._ask_base if image is None else partial(self._ask_base, image=image)
+
     def _ask_base(
         self,
         queries: Sequence[str],
         instructions: Sequence[str] | None = None,
         max_tokens: int = MAX_TOKENS,
+        image: Shown | None = None,
     ) -> list[str]:
         """What the model answers by itself, at once: nobody waits for its thoughts."""
         told = instructions or [""] * len(queries)
         options = replace(self.options, thinking=False)
         prompts = [
-            self._asked(q, self.system, i, options=options)
+            self._asked(q, self.system, i, options=options, image=image)
             for q, i in zip(queries, told, strict=True)
         ]
         with self.base_weights():
@@ -1103,11 +1152,12 @@ class Model:
         *,
         places: Sequence[_Place] | None = None,
         max_tokens: int = MAX_TOKENS,
+        image: Shown | None = None,
     ) -> list[str]:
         """What the weights that are in place now answer."""
         where = places or [_Place(self.system)] * len(queries)
         prompts = [
-            self._asked(q, place.system, earlier=place.earlier)
+            self._asked(q, place.system, earlier=place.earlier, image=image)
             for q, place in zip(queries, where, strict=True)
         ]
         return self._answered(prompts, max_tokens)
@@ -1115,6 +1165,12 @@ class Model:
     def _answered(
         self, prompts: Sequence[Asked], max_tokens: int, thoughts: bool = False
     ) -> list[str]:
+        if any(p.extra for p in prompts):  # pictures differ in size: each prompt by itself
+            answers = [
+                self._generator.answers([p.ids], max_tokens, self._around([p]), p.extra)[0]
+                for p in prompts
+            ]
+            return answers if thoughts else [without_thoughts(a) for a in answers]
         around = self._around(prompts)
         answers = self._generator.answers([p.ids for p in prompts], max_tokens, around)
         return answers if thoughts else [without_thoughts(a) for a in answers]
@@ -1143,13 +1199,17 @@ class Model:
         instruction: str = "",
         earlier: Sequence[Mapping[str, str]] = (),
         options: ChatOptions | None = None,
+        image: Shown | None = None,
     ) -> Asked:
         if not query.strip():
             raise LessonError("The query is empty: write what to ask.")
-        if instruction:
-            system = f"{system}\n{instruction}" if system else instruction
-        conversation = messages(query, system, earlier=earlier)
-        ids, span = self._generator.prompt_with_span(conversation, options or self.options)
+        told, how = told_by(system, instruction), options or self.options
+        if image is not None:
+            shown = messages(query, told, earlier=earlier, image=image.name)
+            ids, span, extra = self._generator.prompt_with_image(shown, image, how)
+            return Asked(ids, query, span, extra)
+        conversation = messages(query, told, earlier=earlier)
+        ids, span = self._generator.prompt_with_span(conversation, how)
         return Asked(ids, query, span)
 
     def _same_query(self, fact: Remembered, query: str) -> bool:
@@ -1295,12 +1355,18 @@ _ARCHITECTURE = (
 
 
 def _check_given(
-    instruction: str, query: str | None, answer: str | None, significance: Significance
+    instruction: str,
+    query: str | None,
+    answer: str | None,
+    significance: Significance,
+    image: Shown | None,
 ) -> None:
     """Raise LessonError for what no model is needed to refuse."""
+    if image is not None and query is None:
+        raise LessonError("A picture may answer many questions: give yours with --query.")
     if answer is None:
         answer, significance = "?", "auto"  # how many words it will have is not known yet
-    Lesson(instruction, "?" if query is None else query, answer, significance)
+    Lesson(instruction, "?" if query is None else query, answer, significance, image)
 
 
 def usual_layer(memory: Path, count: int) -> int:

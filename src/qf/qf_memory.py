@@ -199,9 +199,15 @@ def _around_query(tokenizer: Any) -> tuple[str, str]:
     """What the chat template writes in front of every user turn, and behind it."""
     query, answer = "\ue000query\ue001", "\ue000answer\ue001"
     said = ("user", query), ("assistant", answer), ("user", query)
-    turns = [{"role": role, "content": text} for role, text in said]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    parts = [part for piece in text.split(query) for part in piece.split(answer)]
+    parts: list[str] = []
+    for in_parts in (False, True):  # templates of vision-language models may read parts only
+        turns = [
+            {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
+            for role, text in said
+        ]
+        if len(parts) != 4:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            parts = [part for piece in text.split(query) for part in piece.split(answer)]
     if len(parts) != 4:
         raise ValueError("the chat template rewrites a question, so that it cannot be found")
     first, behind, between, last = parts

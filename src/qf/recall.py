@@ -9,9 +9,9 @@ them, and thousands fit. Knows a model through its family; stores nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,11 +32,15 @@ RECENT = 256
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt's tokens, the query in it, and which of the tokens are the query's: [from, to)."""
+    """A prompt's tokens, the query in it, and which of the tokens are the query's: [from, to).
+
+    `extra` is what the model takes besides the tokens.
+    """
 
     ids: tuple[int, ...]
     query: str
     span: tuple[int, int]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

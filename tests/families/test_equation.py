@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
-from transformers import AutoModelForCausalLM
 
 import qf.calibrator
 from qf.families import REFUSED, SUPPORTED, family_of
@@ -248,7 +247,7 @@ def test_a_taught_model_is_saved_and_loaded_as_it_is(taught, architecture, tmp_p
     transformer, model = taught(architecture)
     learn(model)
     transformer.save_pretrained(tmp_path / "saved")
-    again = AutoModelForCausalLM.from_pretrained(
+    again = type(transformer).from_pretrained(
         tmp_path / "saved", attn_implementation=transformer.config._attn_implementation
     )
     assert torch.equal(weight(again.eval()), weight(transformer))

@@ -39,14 +39,15 @@ def hooks_of(model):
 
 def test_a_family_is_found_by_the_model_type(tiny_model, architecture):
     model = tiny_model(architecture)
-    assert family_of(model).name == model.config.model_type == ARCHITECTURES[architecture][0]
+    model_type = model.config.get_text_config().model_type
+    assert family_of(model).name == model_type == ARCHITECTURES[architecture][0]
     assert all(name == family.name for name, family in SUPPORTED.items())
 
 
 def test_the_layers_are_all_of_them_in_order(tiny_model, architecture):
     model = tiny_model(architecture)
     family, stack = family_of(model), family_of(model).layers(model)
-    assert len(stack) == model.config.num_hidden_layers == 4
+    assert len(stack) == model.config.get_text_config().num_hidden_layers == 4
     ran = []
     for index, layer in enumerate(stack):
         assert family.layer(model, index) is layer
@@ -75,7 +76,7 @@ def test_the_weight_is_a_view_and_what_is_put_is_used(tiny_model, architecture):
     family = family_of(model)
     projection = family.projection(family.layer(model, 1))
     W = family.weight(projection)
-    out = model.config.hidden_size
+    out = model.config.get_text_config().hidden_size
     assert W.shape[0] == out and W.data_ptr() == projection.weight.data_ptr()
     other = torch.randn_like(W)
     family.put(projection, other)

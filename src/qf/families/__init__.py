@@ -26,6 +26,8 @@ from qf.families import (
     phi,
     phi3,
     qwen2,
+    qwen2_5_vl,
+    qwen2_vl,
     qwen3,
     smollm3,
     starcoder2,
@@ -40,7 +42,8 @@ SUPPORTED: dict[str, Family] = {
     file.FAMILY.name: file.FAMILY
     for file in (
         bloom, cohere, cohere2, falcon, gemma, gemma2, gemma3, gpt2, gpt_neox, gptj, granite,
-        llama, mistral, olmo2, olmo3, opt, phi, phi3, qwen2, qwen3, smollm3, starcoder2,
+        llama, mistral, olmo2, olmo3, opt, phi, phi3, qwen2, qwen2_5_vl, qwen2_vl, qwen3, smollm3,
+        starcoder2,
     )
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ Where a family's layers do more to W u than to add v to it, y and r are what the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,13 +90,15 @@ def record(
     sequences are packed one behind the other, each seeing itself only: the batch changes nothing
     beyond rounding, and nothing is spent on padding, so that `pad_id` has no effect. Attention
     takes memory for the square of the whole length: some ten lessons at a time are plenty. A family
-    that cannot pack has each run alone. Only the recorded positions are kept.
+    that cannot pack has each run alone, and so have sequences with something extra. Only the
+    recorded positions are kept.
 
     Raises ModelError: no such layer, a W that is no plain linear layer, or activations that are
     not finite.
     """
     assert sequences
-    if not family.packed and len(sequences) > 1:
+    alone = not family.packed or any(s.extra for s in sequences)
+    if alone and len(sequences) > 1:
         return [
             record(model, family, layer, [s], pad_id=pad_id, logits=logits)[0] for s in sequences
         ]
@@ -105,7 +107,7 @@ def record(
     where = _places(sequences)
     found: dict[str, Tensor] = {}
     with torch.no_grad(), _hooked(block, family, where, found, cut_off=not logits):
-        top = _forward(model, family, [s.input_ids for s in sequences])
+        top = _forward(model, family, [s.input_ids for s in sequences], sequences[0].extra)
         u, v = found["u"], found["v"]
         if not bool(u.isfinite().all() and v.isfinite().all()):
             raise ModelError(
@@ -309,17 +311,30 @@ def _hooked(
             hook.remove()
 
 
-def _forward(model: Any, family: Family, sequences: Sequence[Sequence[int]]) -> Tensor | None:
+def _forward(
+    model: Any,
+    family: Family,
+    sequences: Sequence[Sequence[int]],
+    extra: Mapping[str, Tensor] | None = None,
+) -> Tensor | None:
     """Run the decoder; return its top hidden states (1, L, N), or None when it was cut off.
 
     Positions that start again at 0, without an attention mask, are how Transformers is told that
-    several sequences lie in one: each attends to itself only.
+    several sequences lie in one: each attends to itself only. One with something `extra` goes
+    through all that the model has around its decoder, which then counts the positions itself.
     """
     decoder = family.decoder(model)
     device = decoder.get_input_embeddings().weight.device
     ids = [token for s in sequences for token in s]
     positions = [t for s in sequences for t in range(len(s))]
     try:
+        if extra:
+            assert len(sequences) == 1
+            return model.base_model(
+                input_ids=torch.tensor([ids], device=device),
+                **{name: x.to(device) for name, x in extra.items()},
+                use_cache=False,
+            ).last_hidden_state
         return decoder(
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([positions], device=device),
