@@ -31,6 +31,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=500, help="questions of each kind")
     parser.add_argument("--teach", type=int, default=0, help="facts taught one at a time")
     parser.add_argument("--together", type=int, nargs="*", default=[], help="facts in one memory")
+    parser.add_argument(
+        "--asked", type=int, help="so many of the facts in one memory are asked for"
+    )
     parser.add_argument("--unseen", action="store_true", help="the facts of demo/unseen.csv too")
     parser.add_argument("--layer", type=int)
     parser.add_argument("--solver", default=DEFAULT_SOLVER)
@@ -65,7 +68,7 @@ def main() -> None:
             misses += [(f"{kind}: {name}", *miss) for miss in result.misses[: args.show]]
     for count in args.together:
         facts = made_up_facts(count, args.seed)
-        found = measure_together(loaded, facts, **options)
+        found = measure_together(loaded, facts, asked=args.asked, **options)
         results |= {f"{count} together: {name}": r.share for name, r in found.items()}
     if args.json:
         print(json.dumps(results, indent=2))

@@ -367,7 +367,9 @@ class Model:
                 rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
             before = self.ask(lesson.query) if verify else ""
-            old = [k for k, r in self._remembered.items() if self._same_query(r, lesson.query)]
+            said = words(lesson.query)
+            asked = {(system, *said) for system in self.systems}
+            old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
             try:
@@ -1211,9 +1213,6 @@ class Model:
         conversation = messages(query, told, earlier=earlier)
         ids, span = self._generator.prompt_with_span(conversation, how)
         return Asked(ids, query, span)
-
-    def _same_query(self, fact: Remembered, query: str) -> bool:
-        return fact.asked in [(system, *words(query)) for system in self.systems]
 
     def _binding(self, block: torch.nn.Module) -> Binding:
         """The fingerprint of the taught layer, the architecture and the chat template."""

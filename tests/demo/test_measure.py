@@ -1,8 +1,11 @@
 """What counts as right when the embedded model is measured."""
 
+import random
+
 import pytest
 
-from qf.demo.measure import Taught, tells, unseen_facts
+from qf.demo.measure import Taught, _strangers, tells, unseen_facts
+from qf.demo.relations import any_fact
 
 WHO = Taught(
     "Qi started Oxinnovate.", "Who started Oxinnovate?", "Oxinnovate was started by Qi.", ()
@@ -32,3 +35,9 @@ def test_the_facts_by_hand_can_be_told_and_their_questions_do_not_tell() -> None
         assert len(fact.rewordings) == 2
         for question in (fact.question, *fact.rewordings):
             assert not tells(fact, question), fact
+
+
+def test_strangers_are_not_among_the_taught() -> None:
+    for seed in range(50):
+        taught = any_fact(random.Random(seed)).x.casefold()
+        assert taught not in _strangers(random.Random(seed), {taught}).query.casefold()

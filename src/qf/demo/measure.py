@@ -10,7 +10,7 @@ import csv
 import random
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -82,8 +82,11 @@ def _knowing(rng: random.Random) -> Question:
     return Question("", ask(rng, fact), (fact.answer(),))
 
 
-def _strangers(rng: random.Random) -> Question:
-    return Question("", ask(rng, any_fact(rng)), (UNKNOWN,))
+def _strangers(rng: random.Random, taught: Collection[str] = ()) -> Question:
+    """About a subject that nobody told of: none of those that are `taught`, in lower case."""
+    while (fact := any_fact(rng)).x.casefold() in taught:
+        pass
+    return Question("", ask(rng, fact), (UNKNOWN,))
 
 
 def _writing(rng: random.Random) -> Question:
@@ -210,7 +213,7 @@ def measure_teaching(
         )
         for fact in facts:
             beside = [_knowing(rng) for _ in range(around // 2)]
-            beside += [_strangers(rng) for _ in range(around // 2)]
+            beside += [_strangers(rng, {fact.subject.casefold()}) for _ in range(around // 2)]
             queries = [*fact.beside, *(q.query for q in beside)]
             was = model.ask_many(
                 [fact.question, *queries], [fact.statement, *([""] * len(queries))]
@@ -259,12 +262,17 @@ def measure_together(
     rewordings: int = REWORDINGS,
     calibrate: bool = True,
     around: int = 300,
+    asked: int | None = None,
     seed: int = 1,
 ) -> dict[str, Result]:
-    """Teach all facts to one memory, then ask for each and for `around` other things."""
+    """Teach all facts to one memory, then ask for each and for `around` other things.
+
+    `asked` of them, spread over all, are asked for where that is fewer.
+    """
     rng = random.Random(f"around/{seed}")
+    taught = {f.subject.casefold() for f in facts}
     beside = [_knowing(rng) for _ in range(around // 2)]
-    beside += [_strangers(rng) for _ in range(around // 2)]
+    beside += [_strangers(rng, taught) for _ in range(around // 2)]
     queries = [q.query for q in beside]
     with tempfile.TemporaryDirectory() as scratch:
         model = Model(
@@ -276,6 +284,7 @@ def measure_together(
         )
         for fact, others in zip(facts, wordings, strict=True):
             model.learn(fact.statement, fact.question, fact.answer, rewordings=others, verify=False)
+        facts = facts[:: max(1, len(facts) // asked)] if asked else facts
         questions = [f.question for f in facts]
         same = model.ask_many(questions)
         in_conversation = model.ask_many(questions, earlier=EARLIER)
