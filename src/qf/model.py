@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import threading
@@ -161,6 +162,7 @@ class Model:
         self._base = self._learned = self.family.weight(self._projection)
         self._calibrated = calibrate and solver != "paper"
         self._gated = solver == "gated"
+        self._all_gated = False
         self._unlearned = 0  # how many blocks of `base_weights` are open
         self._lock = threading.RLock()
         self._generator = Generator(loaded.transformer, self.tokenizer)
@@ -181,6 +183,28 @@ class Model:
         )
         self._memory = Memory.open(memory, binding)
         self._try_refresh()
+
+    def beside(self, memory: Path) -> Model:
+        """The same transformer with the facts of another memory, all of which act behind the gate.
+
+        Several such models share one transformer, one gate and one lock: none of them changes W,
+        so that each can answer at any time. Facts that were consolidated act gated here, and stay
+        consolidated in the memory. This model itself is to have no facts in W.
+
+        Raises ModelError: this model's solver is not "gated"; MemoryFault as `load` does.
+        """
+        if not self._gated:
+            raise ModelError(
+                f"The solver {self.solver!r} keeps facts in the weights, which memories cannot"
+                " share: use the solver 'gated'."
+            )
+        other = copy.copy(self)
+        other._all_gated = True
+        other._remembered, other._recall, other._seen = {}, None, _NEVER
+        with self._lock:
+            other._memory = Memory.open(memory, self._memory.binding)
+            other._try_refresh()
+        return other
 
     @property
     def transformer(self) -> Any:
@@ -239,6 +263,26 @@ class Model:
             self._refresh()
             yield from self._generator.stream(prompt.ids, max_tokens, self._around([prompt]))
 
+    def asked(self, conversation: Sequence[Mapping[str, str]]) -> Asked:
+        """A conversation that ends in a query, as `ask` puts it to the model.
+
+        A system turn at its beginning stands in the place of the prompt that it is served with.
+        Raises LessonError as `ask` does.
+        """
+        system, turns = self.system, list(conversation)
+        if turns and turns[0]["role"] == "system":
+            system = turns.pop(0)["content"]
+        return self._asked(turns[-1]["content"], system, earlier=turns[:-1])
+
+    def recalling(self, queries: Sequence[str] = ()) -> Recall | None:
+        """The facts that act behind the gate as of now, ready to be called to mind by `queries`.
+
+        For those who run the passes themselves (`qf.recall.acting`); None where there are none.
+        """
+        with self._lock:
+            self._refresh()
+            return self._recall
+
     # Learning (QF-instruct, QF-update, solve)
 
     def learn(
@@ -251,6 +295,7 @@ class Model:
         rewordings: int | Sequence[str] | None = None,
         verify: bool = True,
         rollback: bool = False,
+        on_step: OnStep = lambda _name, _what: None,
     ) -> Fact:
         """Learn to answer `query` as the model does when it is given `instruction`.
 
@@ -262,7 +307,8 @@ class Model:
         With `verify` the query is asked before and after. Where that fails, first every token of
         the answer is learned (if `significance` was "auto"), then the lesson from a pass in which
         the answer has been given once already, which carries over any wording. Where all fail,
-        `verified` is False and, with `rollback`, nothing is kept.
+        `verified` is False and, with `rollback`, nothing is kept. `on_step` is told of each step
+        as it is done (see OnStep).
 
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
@@ -272,15 +318,18 @@ class Model:
             self._memory.writable()
             self._refresh()
             lesson = self._lesson(instruction, query, answer, significance)
+            on_step("question", lesson)
             if rewordings is None:
                 rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
+            on_step("rewordings", others)
             before = self.ask(lesson.query) if verify else ""
+            on_step("before", before)
             old = [k for k, r in self._remembered.items() if self._same_query(r, lesson.query)]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
             try:
-                fact, taught = self._teach(lesson, others, kept, verify)
+                fact, taught = self._teach(lesson, others, kept, verify, on_step)
                 fact = replace(fact, before=before)
                 if replaced:
                     fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
@@ -325,6 +374,23 @@ class Model:
         """All remembered facts, in the order of teaching."""
         with self._lock:
             return self._memory.facts()
+
+    def fact(self, fact_id: str) -> tuple[Fact, FactRows]:
+        """A remembered fact with its rows, by its id or the beginning of it; else MemoryFault."""
+        with self._lock:
+            return self._memory.rows([fact_id])[0]
+
+    def learned_tokens(self, fact: Fact, rows: FactRows) -> list[LearnedToken]:
+        """The tokens of a fact's answer and the end of its turn, with what was learned of each."""
+        lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance)
+        learned = pair(self.tokenizer, lesson, fact.system)[1].learned
+        texts = pieces(self.tokenizer, learned)
+        whole = len(rows.keys) == len(learned)  # solved into W, free tokens have no row
+        if not whole or rows.outputs is None:
+            return [LearnedToken(text, t in fact.tokens, None) for text, t in zip(texts, learned)]
+        change = rows.deltas.norm(dim=1) / rows.outputs.norm(dim=1)
+        each = zip(texts, rows.significance.tolist(), change.clamp(0, 1).tolist(), strict=True)
+        return [LearnedToken(text, s > 0, c) for text, s, c in each]
 
     def forget(self, fact_id: str) -> Fact:
         """Forget one fact, by its id or the beginning of it: as if it had never been taught.
@@ -739,6 +805,7 @@ class Model:
         others: Sequence[str],
         kept: Mapping[str, Remembered],
         verify: bool,
+        on_step: OnStep,
     ) -> tuple[Fact, Remembered]:
         """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
         fact_id = new_id(kept)
@@ -747,7 +814,7 @@ class Model:
             if says_otherwise and not rehearsed:
                 continue
             started = time.perf_counter()
-            found = self._record(lesson, rehearsed, significance, self._gated)
+            found = self._record(lesson, rehearsed, significance, self._gated, on_step=on_step)
             says_otherwise = found.open_book_agrees is False
             if says_otherwise and not rehearsed:
                 continue
@@ -759,7 +826,9 @@ class Model:
             taught = replace(taught, held=rows)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
+            on_step("rows", taught.rows)
             after, *afters = self._answers([lesson.query, *others]) if verify else [""]
+            on_step("after", after)
             missed = sum(not _holds(lesson, a) for a in afters)
             fact = Fact(
                 id=fact_id,
@@ -825,6 +894,7 @@ class Model:
         significance: Significance,
         gated: bool,
         logits: bool = False,
+        on_step: OnStep = lambda _name, _what: None,
     ) -> Rows:
         """QF-instruct and QF-update, under the base weights.
 
@@ -835,6 +905,7 @@ class Model:
             significance = None
         instruct, update = pair(self.tokenizer, lesson, self.system, rehearsed)
         check_fits(instruct, self._generator.context)
+        on_step("passes", (instruct, update))
         with self.base_weights():
             return rows(
                 self._transformer,
@@ -909,7 +980,7 @@ class Model:
         return Found(made.pooled, Recorded(made.keys, made.outputs, made.significance))
 
     def _in_weights(self, fact: Remembered) -> bool:
-        return not self._gated or fact.consolidated
+        return not self._gated or (fact.consolidated and not self._all_gated)
 
     def _measured(self, fact: Remembered) -> torch.Tensor:
         """The pooled activations of the fact's wordings, in the layer that the gate looks at."""
@@ -1043,6 +1114,21 @@ class Stored:
         return self._read() if self.completed is None else self.completed
 
 
+OnStep = Callable[[str, Any], None]
+"""Told of the steps of a learn, by name: "question" with the Lesson, "rewordings" with the other
+wordings, "before" with the answer; then for each attempt "passes" with the sequences of QF-instruct
+and QF-update (AlignedTokens), "rows" with the FactRows, and "after" with the answer."""
+
+
+@dataclass(frozen=True)
+class LearnedToken:
+    """A token of an answer: whether it was learned, and ‖r‖ / ‖y‖, from 0 to 1, where known."""
+
+    text: str
+    learned: bool
+    change: float | None
+
+
 @dataclass(frozen=True)
 class Remembered:
     """A fact as its model needs it: lesson, other wordings of the query, serving prompt, rows."""
@@ -1172,6 +1258,20 @@ def _attempts(significance: Significance, gated: bool) -> Iterator[tuple[str, bo
         yield "learned every token of the answer", False, None
         significance = None
     yield _REHEARSED, True, significance
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token, so that together they are the text of all.
+
+    A character of several tokens is given with the last of them.
+    """
+    found, shown = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False)
+        text = text if not text.endswith("\ufffd") or end == len(ids) else shown
+        found.append(text[len(shown) :])
+        shown = text
+    return found
 
 
 def _stored(parts: Sequence[Rows]) -> FactRows:
