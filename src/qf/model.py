@@ -216,6 +216,11 @@ class Model:
             self._refresh()
             return self._transformer
 
+    @property
+    def generator(self) -> Generator:
+        """What turns conversations into tokens, and where the context and an answer end."""
+        return self._generator
+
     # Asking (QF-infer)
 
     def ask(
@@ -273,6 +278,19 @@ class Model:
         if turns and turns[0]["role"] == "system":
             system = turns.pop(0)["content"]
         return self._asked(turns[-1]["content"], system, earlier=turns[:-1])
+
+    def asked_text(self, text: str) -> Asked:
+        """A text to be gone on with as it is, without the chat template; all of it is the query.
+
+        Raises LessonError: an empty text, or one that does not fit into the context.
+        """
+        ids = tuple(self.tokenizer(text)["input_ids"])
+        if not ids or len(ids) >= self._generator.context:
+            raise LessonError(
+                f"The text is {len(ids)} tokens long and the model reads 1 to"
+                f" {self._generator.context - 1}: change it."
+            )
+        return Asked(ids, text, (0, len(ids)))
 
     def recalling(self, queries: Sequence[str] = ()) -> Recall | None:
         """The facts that act behind the gate as of now, ready to be called to mind by `queries`.
@@ -380,16 +398,20 @@ class Model:
         with self._lock:
             return self._memory.rows([fact_id])[0]
 
-    def learned_tokens(self, fact: Fact, rows: FactRows) -> list[LearnedToken]:
-        """The tokens of a fact's answer and the end of its turn, with what was learned of each."""
-        lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance)
-        learned = pair(self.tokenizer, lesson, fact.system)[1].learned
+    def learned_tokens(
+        self, taught: Lesson | Fact, rows: FactRows, ids: Sequence[int] = ()
+    ) -> list[LearnedToken]:
+        """The tokens of an answer and the end of its turn, with what the rows changed of each.
+
+        `ids` are the learned tokens, for rows that are in W, where tokens left free have none.
+        """
+        fields = taught.instruction, taught.query, taught.answer, taught.significance
+        learned = pair(self.tokenizer, Lesson(*fields), self.system)[1].learned
         texts = pieces(self.tokenizer, learned)
-        whole = len(rows.keys) == len(learned)  # solved into W, free tokens have no row
-        if not whole or rows.outputs is None:
-            return [LearnedToken(text, t in fact.tokens, None) for text, t in zip(texts, learned)]
-        change = rows.deltas.norm(dim=1) / rows.outputs.norm(dim=1)
-        each = zip(texts, rows.significance.tolist(), change.clamp(0, 1).tolist(), strict=True)
+        if len(rows.keys) != len(learned) or rows.outputs is None:
+            return [LearnedToken(x, t in ids, None) for x, t in zip(texts, learned, strict=True)]
+        change = (rows.deltas.norm(dim=1) / rows.outputs.norm(dim=1)).nan_to_num().clamp(0, 1)
+        each = zip(texts, rows.significance.tolist(), change.tolist(), strict=True)
         return [LearnedToken(text, s > 0, c) for text, s, c in each]
 
     def forget(self, fact_id: str) -> Fact:
@@ -828,7 +850,7 @@ class Model:
             seconds += time.perf_counter() - started
             on_step("rows", taught.rows)
             after, *afters = self._answers([lesson.query, *others]) if verify else [""]
-            on_step("after", after)
+            on_step("after", (after, verify and _holds(lesson, after)))
             missed = sum(not _holds(lesson, a) for a in afters)
             fact = Fact(
                 id=fact_id,
@@ -1117,7 +1139,7 @@ class Stored:
 OnStep = Callable[[str, Any], None]
 """Told of the steps of a learn, by name: "question" with the Lesson, "rewordings" with the other
 wordings, "before" with the answer; then for each attempt "passes" with the sequences of QF-instruct
-and QF-update (AlignedTokens), "rows" with the FactRows, and "after" with the answer."""
+and QF-update (AlignedTokens), "rows" with the FactRows, and "after" with (answer, verified)."""
 
 
 @dataclass(frozen=True)
