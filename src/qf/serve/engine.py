@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from qf.generate import Generator
 from qf.recall import Asked, Recall
 from qf.serve.batch import Batch
-from qf.serve.errors import OverloadError, StoppedError, LateError
+from qf.serve.errors import LateError, OverloadError, StoppedError
 from qf.serve.sampling import Sampler, Sampling, Token
 from qf.serve.text import Transcript
 
@@ -134,7 +134,7 @@ class Engine:
     ) -> list[Stream]:
         """Queue replies to prompts, which are made when it is their turn.
 
-        What making a prompt raises is the reply's error. Raises OverloadError when too many wait, or
+        What making a prompt raises is the reply's error. Raises OverloadError or
         StoppedError. The i-th reply is drawn with the seed plus i.
         """
         streams: list[Stream] = []
