@@ -299,6 +299,8 @@ class Model:
         """
         with self._lock:
             self._refresh()
+            if self._recall is not None:
+                self._recall.prepare(queries)
             return self._recall
 
     # Learning (QF-instruct, QF-update, solve)
