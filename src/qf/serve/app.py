@@ -70,12 +70,12 @@ def create_app(serving: Serving) -> FastAPI:
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    param = ".".join(where)
+    param = ".".join(str(part) for part in first["loc"][1:])  # after "body", "query" or "path"
     if first["type"] == "json_invalid":
         return error_response(APIError(400, "The body is not valid JSON.", "invalid_json"))
     # The message says what is wrong with the value, and never repeats it.
-    message = f"{param}: {first['msg']}." if param else f"The request is not valid: {first['msg']}."
+    what = first["msg"].removeprefix("Value error, ")
+    message = f"{param}: {what}." if param else f"The request is not valid: {what}."
     return error_response(APIError(400, message, "invalid_value", param=param or None))
 
 
@@ -242,6 +242,8 @@ async def _told(told: Told, name: str, request: Request) -> str:
         return await facts.forget_statement(request, name, told.statement)
     body = schemas.FactRequest(instruction=told.statement, space=name, rollback=True)
     fact = await facts.learn(request, body)
+    if fact["after"] == fact["before"]:
+        return f"Asked {fact['query']!r}, I say as before: {fact['after']}"
     if fact["verified"]:
         return f"I will remember that: {fact['after']}"
     return f"I could not learn that: asked {fact['query']!r}, I would say {fact['after']!r}."
