@@ -25,6 +25,7 @@ class Server:
     def __init__(self, serving: Serving, url: str) -> None:
         self.serving, self.url = serving, url
         self._clients: dict[Any, Any] = {}
+        self.holds: list[Hold] = []
 
     def openai(self, key: str = "none") -> openai.OpenAI:
         def new() -> openai.OpenAI:
@@ -69,12 +70,14 @@ def serving(serving: Serving) -> Iterator[Server]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
+    until(lambda: server.started)
     try:
-        until(lambda: server.started)
         running = Server(serving, f"http://127.0.0.1:{bound.getsockname()[1]}")
         yield running
-        running.close()
     finally:
+        for hold in running.holds:
+            hold.off()
+        running.close()
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
@@ -103,6 +106,7 @@ class Hold:
             return step(tokens)
 
         batch.step = held
+        server.holds.append(self)
 
     def on(self) -> None:
         self._on.set()

@@ -209,6 +209,7 @@ class Engine:
             try:
                 self._drop()
                 self._admit()
+                self._deliver()  # a first token does not wait for the second
                 if self._streams:
                     self._step()
             except Exception as error:  # out of memory, perhaps: those in the batch are lost

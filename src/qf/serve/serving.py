@@ -47,7 +47,7 @@ class Serving:
     def space_of_model(self, model: str, caller: Caller) -> str:
         """The space whose model this is, if the caller may ask it. Raises APIError."""
         name = model.removeprefix("qf/")
-        known = name == BASE or self.spaces.exists(name)
+        known = name == BASE or name in caller.spaces or self.spaces.exists(name)
         if not model.startswith("qf/") or not known or not caller.may("chat", name):
             # One answer for a space that is not there and for another's.
             raise APIError(

@@ -137,7 +137,8 @@ class Spaces:
         def now(queries: Sequence[str]) -> list[Recall]:
             if name == BASE:
                 return []
-            own = [self.get(n).model.recalling(queries) for n in dict.fromkeys((name, SHARED))]
+            there = [n for n in dict.fromkeys((name, SHARED)) if self.exists(n)]
+            own = [self.get(n).model.recalling(queries) for n in there]
             return [recall for recall in own if recall]
 
         return now
