@@ -27,7 +27,7 @@ STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
 COMMANDS = (
     "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "export", "import",
-    "layers", "calibrate", "models", "eval",
+    "layers", "calibrate", "models", "doctor", "eval",
 )  # fmt: skip
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
@@ -142,8 +142,8 @@ def test_people_read_plain_text(run: Run) -> None:
 
     assert run("ask", QUESTION) == (0, TOLD + "\n", "")
     head, row = run("facts")[1].splitlines()
-    assert head.split() == ["id", "statement", "question", "answer", "rows", "verified"]
-    assert all(text in row for text in (fact_id, STATEMENT, QUESTION, TOLD, "yes"))
+    assert head.split() == ["id", "statement", "question", "answer", "rows", "acts", "verified"]
+    assert all(text in row for text in (fact_id, STATEMENT, QUESTION, TOLD, "gated", "yes"))
     assert run("forget", fact_id) == (0, f"Forgot {fact_id}: {STATEMENT}\n", "")
     assert run("forget", "--all") == (0, "Forgot 0 facts.\n", "")
     assert "Nothing learned yet" in run("facts")[1]
@@ -175,6 +175,49 @@ def test_options_reach_the_model(document: Callable[..., Any], tmp_path: Path) -
     assert document("facts", "--memory", str(tmp_path / "own")) == [fact]  # by its own layer
     assert document("facts") == []
     assert len(document("ask", "Where is it?", "--max-tokens", "2")["answer"]) <= 2
+
+
+def test_several_system_prompts_are_learned_under(document: Callable[..., Any]) -> None:
+    words = ("learn", STATEMENT, "-q", QUESTION, "--solver", "paper", "--rewordings", "0")
+    prompts = ("--system", "Al", "--system", "Cd")  # this model answers alike when it is told
+    fact = document(*words, *prompts)
+    assert (fact["verified"], fact["system"], fact["note"]) == (True, "Al", "")
+    for system in ("Al", "Cd"):
+        asked = document("ask", QUESTION, "--system", system, "--solver", "paper")
+        assert asked["answer"] == fact["answer"]
+    fact = document(*words, *prompts, "--system", "Eg", code=1)
+    assert "not answered under the prompt 'Eg'" in fact["note"]
+
+
+def test_tools_of_a_file_reach_the_template(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text('[{"type": "function", "function": {"name": "clock"}}]')
+    template = (
+        "{%- for tool in tools or [] -%}{{- tool.function.name + '\\n' -}}{%- endfor -%}"
+        "{%- for m in messages -%}{{- m.role + ': ' + m.content + '\\n' -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- 'assistant: ' -}}{%- endif -%}"
+    )
+    words = ("ask", QUESTION, "--template", template)
+    plain, tools = run(*words), run(*words, "--tools", "tools.json", "--thinking")
+    assert plain[0] == tools[0] == 0 and plain[1] != tools[1]
+
+
+def test_doctor_tells_what_is_well_and_what_is_not(
+    run: Run, document: Callable[..., Any], taught: Path, tmp_path: Path
+) -> None:
+    report = document("doctor")
+    assert report["healthy"] and {f["status"] for f in report["findings"]} == {"ok"}
+    before = content(taught)
+    code, printed, said = run("doctor")
+    assert (code, said) == (0, "") and content(taught) == before
+    lines = [line.split()[:2] for line in printed.splitlines()]
+    assert lines == [["ok", f["name"]] for f in report["findings"]]
+    assert str(tmp_path) not in printed
+    report = document("doctor", "--model", "./nothing", code=1)
+    assert not report["healthy"]
+    assert report["findings"][-1]["status"] == "problem" and report["findings"][-1]["remedy"]
+    code, printed, _ = run("doctor", "--layer", "9")
+    assert code == 1 and "problem layer" in " ".join(printed.split())
+    assert "choose one from 0 to 3" in printed
 
 
 def test_text_is_shown_as_it_is(run: Run, document: Callable[..., Any]) -> None:
@@ -395,6 +438,9 @@ BAD = [
     (("forget", ""), ("no fact",)),
     (("forget",), ("ID", "--all")),
     (("forget", "zzz", "--all"), ("ID", "--all")),
+    (("ask", "x", "--tools", "nothing.json"), ("nothing.json", "JSON file")),
+    (("ask", "x", "--tools", "."), ("tools . cannot be read",)),
+    (("ask", "x", "--tools", "/dev/null"), ("/dev/null", "not JSON")),
     (("export",), ("--lora", "--merged", "--gated", "--facts")),
     (("export", "--lora", "x", "--gated", "y"), ("one of",)),
     (("export", "--gated", "x", "--each"), ("--lora",)),
@@ -418,6 +464,17 @@ def test_bad_input(
     before = content(taught)
     assert_refused(run(*words), *expected)
     assert content(taught) == before
+
+
+@pytest.mark.parametrize("written", ["{}", "[]", "[1]", '"tools"'])
+def test_a_file_of_tools_that_holds_none(run: Run, tmp_path: Path, written: str) -> None:
+    (tmp_path / "tools.json").write_text(written)
+    assert_refused(run("ask", "x", "--tools", "tools.json"), "tools.json", "no list of tools")
+
+
+def test_tools_that_the_template_leaves_out(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text('[{"name": "clock"}]')
+    assert_refused(run("ask", "x", "--tools", "tools.json"), "writes no tools", "--tools")
 
 
 def test_text_that_is_no_unicode(run: Run, taught: Path) -> None:
@@ -668,6 +725,7 @@ def test_consolidate_moves_facts_into_the_weights(
     assert fact["consolidated"] and document("ask", QUESTION)["answer"] == TOLD
     code, printed, _ = run("consolidate")
     assert code == 0 and "In the weights: 1 facts; behind the gate: 0." in printed
+    assert "in the weights" in run("facts")[1]
 
 
 # Export and import

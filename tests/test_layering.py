@@ -34,10 +34,12 @@ STORES = [
     *METHOD,
 ]
 MODEL = ["qf.model", "qf.loading", "qf.generate", *STORES]
+ABOVE = ["qf.evaluate", "qf.bulk", "qf.demo"]
 MAY_IMPORT = {
-    "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.evaluate", "qf.bulk", "qf.demo", *MODEL],
+    "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.doctor", *ABOVE, *MODEL],
     "qf.serve": ["qf", "qf.serve", *MODEL],
     "qf.serve.commands": ["qf", "qf.cli", "qf.serve", "qf.errors"],
+    "qf.doctor": ["qf", *MODEL],
     "qf.evaluate": ["qf", "qf.evaluate", *MODEL],
     "qf.evaluate.datasets": ["qf.errors"],
     "qf.evaluate.metrics": [],

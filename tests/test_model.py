@@ -307,7 +307,7 @@ def test_an_answer_in_other_words_is_rehearsed(
     original = qf.model.pair
 
     def noted(*args: Any) -> Any:
-        attempts.append(args[-1])
+        attempts.append(args[3])
         return original(*args)
 
     monkeypatch.setattr(qf.model, "pair", noted)

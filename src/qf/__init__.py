@@ -3,8 +3,8 @@
 Knows no method and loads no model: `import qf` stays quick because torch is not touched here.
 
 >>> import qf
->>> model = qf.load()
->>> model.learn("Oxinnovate was started by Qi.", "Who started Oxinnovate?")
+>>> model = qf.load(memory="facts")
+>>> fact = model.learn("Oxinnovate was started by Qi.", "Who started Oxinnovate?")
 >>> model.ask("Who started Oxinnovate?")
 'Oxinnovate was started by Qi.'
 """

@@ -7,9 +7,10 @@ is brought along by the model, or found in the user's cache, or measured when fi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from qf.calibration import BROUGHT, BROUGHT_GATE, cached, key_of, read, read_gate, write, write_gate
 from qf.errors import ModelError
 from qf.families import Family
-from qf.lesson import align, messages, prompt_with_span
+from qf.lesson import PLAIN_CHAT, ChatOptions, align, messages, prompt_with_span
 from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
 from qf.method.gate import DIRECTIONS, FLOOR, MISSED, PRINCIPAL, Gate, confused, fit
 from qf.method.passes import pooled
@@ -47,6 +48,7 @@ class Calibrator:
     directory: str
     pad_id: int
     ask: Callable[[Sequence[str], int], list[str]]
+    options: ChatOptions = PLAIN_CHAT
     _traffic: Traffic | None = None
     _gate: Gate | None = None
 
@@ -56,25 +58,30 @@ class Calibrator:
 
     def traffic(self) -> Traffic | None:
         """What to protect; None where it is not known and would take minutes to measure."""
-        if self._traffic is None:
-            key = self._traffic_key()
-            for file in (Path(self.directory) / BROUGHT, cached(key)):
-                if (found := read(file, key)) is not None:
-                    self._traffic = found[1]
-                    return self._traffic
-            if not self.large() or self._device().type != "cpu":
-                self.measure_traffic()
+        if self.known_traffic() is None and (not self.large() or self._device().type != "cpu"):
+            self.measure_traffic()
+        return self._traffic
+
+    def known_traffic(self) -> Traffic | None:
+        """What to protect, if it was measured before."""
+        key = self._traffic_key() if self._traffic is None else ""
+        for file in (Path(self.directory) / BROUGHT, cached(key)) if key else ():
+            if (found := read(file, key)) is not None:
+                self._traffic = found[1]
+                break
         return self._traffic
 
     def gate(self) -> Gate:
         """The gate, measured now if it is not known."""
-        if self._gate is None:
-            key = self._gate_key()
-            for file in (Path(self.directory) / BROUGHT_GATE, cached(key)):
-                if (found := read_gate(file, key)) is not None:
-                    self._gate = found
-                    return found
-            return self.measure_gate()
+        return self.known_gate() or self.measure_gate()
+
+    def known_gate(self) -> Gate | None:
+        """The gate, if it was measured before."""
+        key = self._gate_key() if self._gate is None else ""
+        for file in (Path(self.directory) / BROUGHT_GATE, cached(key)) if key else ():
+            if (found := read_gate(file, key)) is not None:
+                self._gate = found
+                break
         return self._gate
 
     def measure_traffic(self, prompts: Sequence[str] = (), into: Path | None = None) -> Traffic:
@@ -84,7 +91,7 @@ class Calibrator:
         """
         asked = [*self.everyday(), *prompts]
         answered = [
-            align(self.tokenizer, messages(q, self.system), a, None)
+            align(self.tokenizer, self._closed(q), a, None, self._direct())
             for q, a in zip(asked, self.ask(asked, TOKENS), strict=True)
             if a
         ]
@@ -103,7 +110,10 @@ class Calibrator:
         """Find the layer, up to the taught one, whose activations tell questions apart best."""
         asked = self._paraphrases()
         layers = sorted({round(i * self.layer / (LAYERS - 1)) for i in range(LAYERS)})
-        prompts = [prompt_with_span(self.tokenizer, self._closed(q)) for q in asked.questions]
+        prompts = [
+            prompt_with_span(self.tokenizer, self._closed(q), self._direct())
+            for q in asked.questions
+        ]
         found = pooled(self.transformer, self.family, layers, prompts)
         labels = asked.meanings, asked.relations
         gates = [fit(x, *labels, i) for i, x in zip(layers, found, strict=True)]
@@ -118,6 +128,10 @@ class Calibrator:
     def _closed(self, query: str) -> list[dict[str, str]]:
         return messages(query, self.system)
 
+    def _direct(self) -> ChatOptions:
+        """The tools as they are served; thoughts would only delay the answers."""
+        return replace(self.options, thinking=False)
+
     def everyday(self) -> list[str]:
         """The built-in questions: all, or a third of them where each takes a while."""
         return everyday(LARGE_QUESTIONS if self.large() else None)
@@ -127,10 +141,13 @@ class Calibrator:
 
     def _gate_key(self) -> str:
         made_from = source(LARGE_RELATIONS if self.large() else None)
-        return key_of(self.digest, self.system, (*made_from, GATE))
+        return key_of(self.digest, self.system, (*made_from, GATE, *self._tools()))
 
     def _traffic_key(self) -> str:
-        return key_of(self.digest, self.system, self.everyday())
+        return key_of(self.digest, self.system, (*self.everyday(), *self._tools()))
+
+    def _tools(self) -> list[str]:
+        return [json.dumps(tool, sort_keys=True) for tool in self.options.tools]
 
     def _device(self) -> torch.device:
         block = self.family.layer(self.transformer, self.layer)

@@ -53,6 +53,12 @@ class Solver(StrEnum):
     gated = "gated"
 
 
+def _texts(texts: list[str] | None) -> list[str] | None:
+    for text in texts or []:
+        _text(text)
+    return texts
+
+
 def _text(text: str | None) -> str | None:
     """Check a text of the command line, where bytes that are none arrive as lone surrogates."""
     try:
@@ -102,6 +108,19 @@ System = Annotated[
     str | None,
     _shared("--system", help="The system prompt that the model is served with.", callback=_text),
 ]
+Systems = Annotated[
+    list[str] | None,
+    _shared(
+        "--system",
+        help="The system prompt that the model is served with; again for others beside it.",
+        callback=_texts,
+    ),
+]
+Tools = Annotated[
+    Path | None,
+    _shared("--tools", help="JSON file with a list of the tools that its prompts describe."),
+]
+Thinking = Annotated[bool, _shared("--thinking", help="Let it think before it answers, if it can.")]
 Template = Annotated[
     str | None,
     _shared("--template", help="'plain', a file or a chat template, for models without one."),
@@ -122,17 +141,20 @@ class Choice:
     memory: Path | None = None
     layer: int | None = None
     solver: Solver | None = None
-    system: str | None = None
+    system: str | list[str] | None = None
     template: str | None = None
     device: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
     calibrate: bool = True
+    tools: Path | None = None
+    thinking: bool = False
 
 
 @contextmanager
 def opened(choice: Choice) -> Iterator[Model]:
     """Load the model of a choice with its memory, and close it whatever happens."""
+    tools = _tools(choice.tools)
     with err.status("Loading the model ..."):
         _quiet()
         from qf.model import DEFAULT_SOLVER, load
@@ -143,7 +165,9 @@ def opened(choice: Choice) -> Iterator[Model]:
             layer=choice.layer,
             solver=(choice.solver.value if choice.solver else DEFAULT_SOLVER),
             calibrate=choice.calibrate,
-            system=choice.system,
+            system=choice.system or None if isinstance(choice.system, list) else choice.system,
+            tools=tools,
+            thinking=choice.thinking,
             template=choice.template,
             device=choice.device,
             dtype=choice.dtype,
@@ -151,6 +175,20 @@ def opened(choice: Choice) -> Iterator[Model]:
         )
     with model:
         yield model
+
+
+def _tools(file: Path | None) -> list[dict[str, Any]]:
+    """The descriptions of tools in a JSON file."""
+    if file is None:
+        return []
+    try:
+        tools = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise QFError(f"The tools {file} cannot be read ({why}): name a JSON file.") from None
+    if not isinstance(tools, list) or not tools or not all(isinstance(t, dict) for t in tools):
+        raise QFError(f"The file {file} holds no list of tools: write [{{...}}, ...] in it.")
+    return tools
 
 
 def _quiet() -> None:
@@ -296,7 +334,9 @@ def learn(
     layer: Layer = None,
     solver: SolverName = None,
     calibrate: Calibrated = True,
-    system: System = None,
+    system: Systems = None,
+    tools: Tools = None,
+    thinking: Thinking = False,
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -316,6 +356,8 @@ def learn(
         dtype,
         trust_remote_code,
         calibrate,
+        tools,
+        thinking,
     )
     with opened(choice) as learner, err.status("Learning ..."):
         fact = learner.learn(
@@ -382,6 +424,8 @@ def ask(
     solver: SolverName = None,
     calibrate: Calibrated = True,
     system: System = None,
+    tools: Tools = None,
+    thinking: Thinking = False,
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -400,6 +444,8 @@ def ask(
         dtype,
         trust_remote_code,
         calibrate,
+        tools,
+        thinking,
     )
     with opened(choice) as teacher:
         if as_json:
@@ -425,6 +471,8 @@ def chat(
     solver: SolverName = None,
     calibrate: Calibrated = True,
     system: System = None,
+    tools: Tools = None,
+    thinking: Thinking = False,
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -443,6 +491,8 @@ def chat(
         dtype,
         trust_remote_code,
         calibrate,
+        tools,
+        thinking,
     )
     with opened(choice) as teacher:
         log = _Chat(teacher, loud=not as_json)
@@ -548,12 +598,13 @@ def facts(
         _say('Nothing learned yet. Begin with: qf learn "Ada Quist designed the Hollow Bridge."')
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("id", "statement", "question", "answer", "rows", "verified"):
-        table.add_column(column, no_wrap=column in ("id", "rows"), overflow="fold")
+    for column in ("id", "statement", "question", "answer", "rows", "acts", "verified"):
+        table.add_column(column, no_wrap=column in ("id", "rows", "acts"), overflow="fold")
     for fact in known:
         mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "not asked"}[fact.verified]
         texts = (Text(t) for t in (fact.instruction, fact.query, fact.answer))
-        table.add_row(fact.id, *texts, str(fact.rows), mark)
+        acts = "in the weights" if fact.consolidated else "gated"
+        table.add_row(fact.id, *texts, str(fact.rows), acts, mark)
     _say_table(table)
 
 
@@ -604,7 +655,9 @@ def study(
     layer: Layer = None,
     solver: SolverName = None,
     calibrate: Calibrated = True,
-    system: System = None,
+    system: Systems = None,
+    tools: Tools = None,
+    thinking: Thinking = False,
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -624,6 +677,8 @@ def study(
         dtype,
         trust_remote_code,
         calibrate,
+        tools,
+        thinking,
     )
     with opened(choice) as learner, err.status("Studying ..."):
         show = (lambda _: None) if as_json else _show_studied
@@ -670,7 +725,9 @@ def consolidate(
     model: ModelName = None,
     memory: MemoryDir = None,
     layer: Layer = None,
-    system: System = None,
+    system: Systems = None,
+    tools: Tools = None,
+    thinking: Thinking = False,
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -679,7 +736,17 @@ def consolidate(
 ) -> None:
     """Move the facts behind the gate into the weights: all that are still answered there."""
     choice = Choice(
-        model, memory, layer, Solver.gated, system, template, device, dtype, trust_remote_code
+        model,
+        memory,
+        layer,
+        Solver.gated,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        tools=tools,
+        thinking=thinking,
     )
     with opened(choice) as teacher, err.status("Consolidating ..."):
         done = teacher.consolidate()
@@ -851,6 +918,7 @@ def calibrate(
     memory: MemoryDir = None,
     layer: Layer = None,
     system: System = None,
+    tools: Tools = None,
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -859,7 +927,18 @@ def calibrate(
 ) -> None:
     """Measure what to protect and how to tell questions apart; done by itself when first needed."""
     own = _prompts(prompts) if prompts else []
-    choice = Choice(model, memory, layer, None, system, template, device, dtype, trust_remote_code)
+    choice = Choice(
+        model,
+        memory,
+        layer,
+        None,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        tools=tools,
+    )
     with opened(choice) as teacher, err.status("Calibrating ..."):
         started = time.perf_counter()
         traffic = teacher.calibrate(own)
@@ -988,6 +1067,52 @@ def _show_models(rows: list[dict[str, Any]]) -> None:
     for support, why in dict.fromkeys((row["support"], row["why"]) for row in rows if row["why"]):
         names = ", ".join(row["type"] for row in rows if row["why"] == why)
         _say(f"{support.capitalize()}: {names}: {why}.")
+
+
+@app.command(epilog=_example("qf doctor", "qf doctor --model Qwen/Qwen2.5-1.5B-Instruct"))
+def doctor(
+    model: ModelName = None,
+    memory: MemoryDir = None,
+    layer: Layer = None,
+    system: System = None,
+    template: Template = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Look whether all is well, and teach a fact as a test; for bug reports, and nothing private.
+
+    Your memory is read and left alone.
+    """
+    with err.status("Looking ...") as status:
+        _quiet()
+        from qf.doctor import examine
+
+        report = examine(
+            model,
+            memory=memory,
+            layer=layer,
+            system=system,
+            loading={
+                "template": template,
+                "device": device,
+                "dtype": dtype,
+                "trust_remote_code": trust_remote_code,
+            },
+            on_step=lambda name: status.update(f"Looking at: {name} ..."),
+        )
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        colours = {"ok": "green", "warning": "yellow", "problem": "red"}
+        for found in report.findings:
+            status_text = Text(f"{found.status:<8}", colours[found.status])
+            out.print(Text.assemble(status_text, f"{found.name:<12}", found.text), soft_wrap=True)
+            if found.remedy:
+                _say(f"{'':<20}{found.remedy}", "dim")
+    if not report.healthy:
+        raise typer.Exit(1)
 
 
 @app.command(

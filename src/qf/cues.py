@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 from qf.demo.worded import everyday
 
-Cue = dict[str, float]
-"""Words (in lower case) and their weights, which add up to 1."""
-
-
 NAMES = 3
 """So many times a word counts that is written like a name."""
+WHOSE = 0.2
+"""So much counts a word that only tells whose a thing is: our, your, their."""
+ORDINARY = 0.1
+"""A word with no more rarity than this says nothing of a subject."""
 COMMON = 0.03
 """Words with less than this part of a cue's weight are left out of it."""
 
@@ -33,33 +34,74 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold()) or text.split()
 
 
-def cue_of(wordings: Sequence[str]) -> Cue:
+@dataclass(frozen=True)
+class Cue:
+    """What a fact is mentioned by, all in lower case.
+
+    `weights` of the words that its wordings have in common add up to 1; `names` are those of them
+    that are written like names, `own` all words of the wordings.
+    """
+
+    weights: dict[str, float]
+    names: frozenset[str]
+    own: frozenset[str]
+
+    def mentioned(self, question: str) -> float:
+        """How much of the cue a question holds, from 0 to 1; 0 where it names something else.
+
+        "Ada's bank card" is not "my bank card", nor "Solar Motors" the "Morning Motors". Where the
+        fact's own names are all there, others beside them are no harm.
+
+        >>> cue_of(["What is the PIN of my bank card?"]).mentioned("The PIN of Ada's bank card?")
+        0.0
+        """
+        foreign = bool(names(question) - self.own)
+        named_here = names(question) | {*words(question)[:1]}
+        if foreign and not (self.names and self.names <= named_here):
+            return 0.0
+        return sum(self.weights.get(w, 0.0) for w in set(words(question)))
+
+
+def cue_of(wordings: Sequence[str], told: Sequence[str] = ()) -> Cue:
     """What is common to the wordings of one question; names and rare words weigh most.
 
-    >>> cue_of(["Who started Oxinnovate?", "Who is the founder of Oxinnovate?"])
-    {'oxinnovate': 1.0}
+    Texts that were `told` of the same narrow it, unless they leave a name out.
+
+    >>> list(cue_of(["Who started Oxinnovate?", "Who is behind Oxinnovate?"]).weights)
+    ['oxinnovate']
     """
     common = set(words(wordings[0])).intersection(*(words(w) for w in wordings[1:]))
-    named = {name for wording in wordings for name in _names(wording)}
-    weights = {
-        w: rarity(w) * (NAMES if w in named else 1)
+    named = {n for w in wordings for n in names(w) if n.upper() not in w or rarity(n) == 1}  # "PIN"
+    for text in told:
+        narrowed = common.intersection(words(text))
+        if narrowed & named == common & named and any(rarity(w) > ORDINARY for w in narrowed):
+            common = narrowed
+    counted = {
+        w: rarity(w) * (NAMES if w in named else 1) * (WHOSE if w in _WHOSE else 1)
         for w in words(wordings[0])
         if w in common or not common
     }
-    total = sum(weights.values())
-    return {w: weight / total for w, weight in weights.items() if weight > COMMON * total}
+    total = sum(counted.values())
+    weights = {w: weight / total for w, weight in counted.items() if weight > COMMON * total}
+    own = frozenset(w for wording in wordings for w in words(wording))
+    return Cue(weights, frozenset(named & weights.keys()), own)
 
 
-def _names(text: str) -> set[str]:
-    """Words that are written like names: with a capital within the text, or with digits."""
-    written = re.findall(r"\w+", text)
-    capitals = {w for w in written[1:] if w[0].isupper()}
-    return {w.casefold() for w in capitals | {w for w in written if any(map(str.isdigit, w))}}
+_WHOSE = {"my", "our", "your", "his", "her", "its", "their"}
 
 
-def mentioned(cue: Cue, said: Iterable[str]) -> float:
-    """How much of a cue is among the words that were said: from 0 to 1."""
-    return sum(cue.get(w, 0.0) for w in set(said))
+def names(text: str) -> set[str]:
+    """Words that are written like names: with a capital within a sentence, or with digits.
+
+    >>> sorted(names("So, who told Ada Quist? I did."))
+    ['ada', 'quist']
+    """
+    within = [w for s in _SENTENCES.split(text.strip()) for w in re.findall(r"\w+", s)[1:]]
+    capitals = {w for w in within if w[0].isupper() and w != "I"}
+    return {w.casefold() for w in capitals | set(re.findall(r"\w*\d\w*", text))}
+
+
+_SENTENCES = re.compile(r"(?<=[.?!:])\s+")
 
 
 _ASKED_FOR = {
@@ -72,10 +114,12 @@ def asked_for(question: str) -> set[str]:
 
     Empty where it does not: "what" and "which" may ask for anything.
 
-    >>> asked_for("Can you tell me by whom it was founded?"), asked_for("What is its name?")
+    >>> asked_for("Can you tell me by whom it was founded?"), asked_for("How is it called?")
     ({'who'}, set())
     """
-    return {_ASKED_FOR[w] for w in words(question) if w in _ASKED_FOR}
+    said = {*words(question)}
+    manner = not said & {"called", "named"}
+    return {_ASKED_FOR[w] for w in said if w in _ASKED_FOR and (w != "how" or manner)}
 
 
 def rarity(word: str) -> float:

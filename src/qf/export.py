@@ -278,7 +278,9 @@ def _placed(facts: Sequence[Fact], recall: Recall) -> list[dict[str, Any]]:
     for fact in facts:
         count = len(recall.recorded(fact.id).keys)
         ends = address + len(recall.addresses(fact.id)), row + count
-        found_by = {"cue": recall.cue(fact.id), "tells": sorted(recall.tells(fact.id))}
+        cue = recall.cue(fact.id)
+        own = {"weights": cue.weights, "names": sorted(cue.names), "own": sorted(cue.own)}
+        found_by = {"cue": own, "tells": sorted(recall.tells(fact.id))}
         where = {"addresses": [address, ends[0]], "rows": [row, ends[1]]}
         placed.append({**_brief(fact), **found_by, **where})
         address, row = ends

@@ -6,8 +6,10 @@ Knows a Transformers model and its tokenizer; nothing of facts or of learning.
 from __future__ import annotations
 
 import threading
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from qf.errors import LessonError
-from qf.lesson import prompt_with_span
+from qf.lesson import PLAIN_CHAT, THINK, THOUGHT, ChatOptions, prompt_with_span
 
 BATCH = 64
 Around = Callable[[slice, int], AbstractContextManager[None]]
@@ -49,18 +51,20 @@ class Generator:
         config = transformer.config.get_text_config()
         self.context: int = getattr(config, "max_position_embeddings", None) or 1 << 30
 
-    def prompt(self, conversation: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+    def prompt(
+        self, conversation: Sequence[Mapping[str, str]], options: ChatOptions = PLAIN_CHAT
+    ) -> tuple[int, ...]:
         """Tokens of a conversation up to where the model answers.
 
         Raises LessonError when no room for an answer is left in the context.
         """
-        return self.prompt_with_span(conversation)[0]
+        return self.prompt_with_span(conversation, options)[0]
 
     def prompt_with_span(
-        self, conversation: Sequence[Mapping[str, str]]
+        self, conversation: Sequence[Mapping[str, str]], options: ChatOptions = PLAIN_CHAT
     ) -> tuple[tuple[int, ...], tuple[int, int]]:
         """As `prompt`, and which of the tokens are the last query's: [from, to)."""
-        ids, span = prompt_with_span(self.tokenizer, conversation)
+        ids, span = prompt_with_span(self.tokenizer, conversation, options)
         if len(ids) >= self.context:
             raise LessonError(
                 f"The prompt is {len(ids)} tokens long and the model reads {self.context}:"
@@ -95,7 +99,7 @@ class Generator:
 
     def stream(
         self, prompt: Sequence[int], max_tokens: int, around: Around | None = None
-    ) -> Iterator[str]:
+    ) -> abc.Generator[str]:
         """The answer to one prompt in pieces; a reader that leaves ends the generation."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop, failures = _Stop(), []
@@ -159,6 +163,28 @@ def _no_defaults(transformer: Any) -> Iterator[None]:
         yield
     finally:
         transformer.generation_config = own
+
+
+def after_thoughts(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of what is said once a think block has ended; all, where none begins.
+
+    A block that was opened in the prompt cannot be told before its end, and is not held back.
+    """
+    held, pieces = "", iter(pieces)
+    for piece in pieces:
+        held += piece
+        begun = held.lstrip()
+        if len(begun) < len(THINK) and THINK.startswith(begun):
+            continue
+        if not begun.startswith(THINK):
+            yield held
+            yield from pieces
+            return
+        if THOUGHT in held:
+            yield from _without_lead(chain([held.partition(THOUGHT)[2]], pieces))
+            return
+    if not held.lstrip().startswith(THINK):
+        yield held
 
 
 def _without_lead(pieces: Iterable[str]) -> Iterator[str]:

@@ -5,7 +5,8 @@ Renders through the model's own chat template. Knows tokenizers, but no model an
     open book    (QF-instruct)   system: instruction     user: query     assistant: answer
     closed book  (QF-update)     system: as served       user: query     assistant: answer
 
-Both end in the same learned tokens: the answer's, and one end-of-turn token.
+Both end in the same learned tokens: the answer's, and one end-of-turn token. An empty think block
+in front of the answer belongs to the prompt, or, where the model may think, to what is learned.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jinja2
 
@@ -44,6 +45,23 @@ PLAIN_TEMPLATE = (
 # use characters, which neither occur in a template nor are stripped by one.
 _QUERY, _ANSWER = "\ue000query\ue001", "\ue000answer\ue001"
 _WORD = re.compile(r"\S+")
+THINK, THOUGHT = "<think>", "</think>"  # around what a thinking model says to itself
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What a chat template is given besides the turns.
+
+    `tools` are descriptions of functions, as Transformers' `apply_chat_template` takes them. With
+    `thinking` a model that can think may do so before it answers; without, its prompt ends in an
+    empty think block.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    thinking: bool = False
+
+
+PLAIN_CHAT = ChatOptions()
 
 
 @dataclass(frozen=True)
@@ -127,7 +145,9 @@ def messages(
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Mapping[str, str]]
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    options: ChatOptions = PLAIN_CHAT,
 ) -> tuple[int, ...]:
     """Tokenise a conversation that ends in a query, up to where the model begins to answer.
 
@@ -135,17 +155,19 @@ def prompt_ids(
 
     Raises ModelError: the tokenizer has no chat template, or it refuses the conversation.
     """
-    return prompt_with_span(tokenizer, conversation)[0]
+    return prompt_with_span(tokenizer, conversation, options)[0]
 
 
 def prompt_with_span(
-    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Mapping[str, str]]
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    options: ChatOptions = PLAIN_CHAT,
 ) -> tuple[tuple[int, ...], Span]:
     """As `prompt_ids`, and which of the tokens are those of the last query: [from, to).
 
     All of them, where the tokenizer tells no offsets or the template rewrites the query.
     """
-    text = _render(tokenizer, conversation)
+    text = _prompt(tokenizer, conversation, options)
     ids, offsets = _encode(tokenizer, text)
     query = conversation[-1]["content"].strip()
     begin = text.rfind(query)
@@ -159,25 +181,30 @@ def align(
     conversation: Sequence[Mapping[str, str]],
     answer: str,
     significance: Significance,
+    options: ChatOptions = PLAIN_CHAT,
 ) -> AlignedTokens:
     """Tokenise `conversation`, which ends in a query, with `answer` as its next turn.
 
     The prompt is tokenised as at inference, the answer as the template writes it: a space in
-    front of it is learned with it, other text in front of it (an empty think block) belongs to
-    the prompt. A list `significance` gives each token the largest weight of the words that it
-    shares characters with, and the end of the turn 1; "auto" and None give 1 throughout.
+    front of it is learned with it; an empty think block belongs to the prompt, or, where the model
+    may think, is learned as well. A list `significance` gives each token the largest weight of the
+    words that it shares characters with, and 1 to the end of the turn and to a think block; "auto"
+    and None give 1 throughout.
 
     Raises LessonError: a control token in the answer. ModelError: no chat template, one that
     refuses the conversation or rewrites the answer, no end-of-turn token, or weights per word for
     a tokenizer without character offsets.
     """
-    prompt = _render(tokenizer, conversation)
-    lead, content, after = _answer_turn(tokenizer, conversation, answer)
+    prompt = _render(tokenizer, conversation, options)
+    lead, content, after = _answer_turn(tokenizer, conversation, answer, options)
+    before: tuple[int, ...] = ()
+    if lead.strip() and not options.thinking:
+        prompt, lead = prompt + lead, ""
     fixed_ids, _ = _encode(tokenizer, prompt)
     if lead.strip():
-        fixed_ids += _continue(tokenizer, prompt, fixed_ids, lead)[0]
+        before = _continue(tokenizer, prompt, fixed_ids, lead)[0]
         prompt, lead = prompt + lead, ""
-    ids, offsets = _continue(tokenizer, prompt, fixed_ids, lead + content)
+    ids, offsets = _continue(tokenizer, prompt, fixed_ids + before, lead + content)
     offsets = tuple((max(a - len(lead), 0), max(b - len(lead), 0)) for a, b in offsets)
 
     control = _control_tokens(tokenizer)
@@ -199,8 +226,9 @@ def align(
         words = _checked_significance(significance, answer)
         weights = _token_weights(content, offsets, words)
     if offsets:
-        offsets += ((len(content), len(content)),)
-    return AlignedTokens((*fixed_ids, *ids, end), len(fixed_ids), (*weights, 1.0), offsets)
+        offsets = (*[(0, 0)] * len(before), *offsets, (len(content), len(content)))
+    weights = [1.0] * len(before) + weights + [1.0]
+    return AlignedTokens((*fixed_ids, *before, *ids, end), len(fixed_ids), tuple(weights), offsets)
 
 
 def pair(
@@ -209,6 +237,7 @@ def pair(
     system: str | None = None,
     rehearsed: bool = False,
     before: Sequence[Mapping[str, str]] = (),
+    options: ChatOptions = PLAIN_CHAT,
 ) -> tuple[AlignedTokens, AlignedTokens]:
     """Return (instruct, update): the lesson open-book and closed-book, with equal learned tokens.
 
@@ -225,8 +254,8 @@ def pair(
     earlier = messages(lesson.query, answer=lesson.answer) if rehearsed else []
     opened = messages(lesson.query, told, earlier=[*before, *earlier])
     closed = messages(lesson.query, system, earlier=before)
-    instruct = align(tokenizer, opened, lesson.answer, lesson.significance)
-    update = align(tokenizer, closed, lesson.answer, lesson.significance)
+    instruct = align(tokenizer, opened, lesson.answer, lesson.significance, options)
+    update = align(tokenizer, closed, lesson.answer, lesson.significance, options)
     if instruct.learned != update.learned:
         raise LessonError(
             f"The chat template of {_name(tokenizer)} writes the answer {lesson.answer!r} in"
@@ -247,6 +276,36 @@ def check_fits(aligned: AlignedTokens, max_positions: int) -> None:
             f"Prompt and answer are {len(aligned.input_ids)} tokens long and the model reads"
             f" {max_positions}: shorten them."
         )
+
+
+def without_thoughts(text: str) -> str:
+    """What a thinking model says once it has thought: its text without the think block.
+
+    The block may have been opened in the prompt already. Of one that has not ended, nothing is
+    said yet.
+
+    >>> without_thoughts("<think>Qi?</think> It was Qi.")
+    'It was Qi.'
+    """
+    thoughts, ended, said = text.partition(THOUGHT)
+    if ended:
+        return said.lstrip()
+    return "" if thoughts.lstrip().startswith(THINK) else text
+
+
+def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template takes a system turn, or its text has to go into the user's."""
+    try:
+        _apply(tokenizer, messages(_QUERY, system=_ANSWER), True, PLAIN_CHAT)
+    except _TemplateRefusal:
+        return False
+    return True
+
+
+def writes_tools(tokenizer: PreTrainedTokenizerBase, options: ChatOptions) -> bool:
+    """Whether the chat template says anything of the tools in `options`."""
+    asked, without = messages(_QUERY), replace(options, tools=())
+    return _render(tokenizer, asked, options) != _render(tokenizer, asked, without)
 
 
 def _checked_significance(values: Sequence[float], answer: str) -> tuple[float, ...]:
@@ -287,62 +346,138 @@ def _token_weights(text: str, offsets: Sequence[Span], words: Sequence[float]) -
     return weights
 
 
-def _answer_turn(
-    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Mapping[str, str]], answer: str
-) -> tuple[str, str, str]:
-    """Return what the template writes after the prompt: before the answer, the answer, after it.
+def _prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    options: ChatOptions,
+) -> str:
+    """Write the text that the model goes on from.
 
-    Only the text behind the query is compared: some templates write the system text to the last
-    turn only, so that an answered conversation does not begin like the prompt.
+    Without thinking, a think block that the template itself writes in front of recorded answers
+    only, or leaves open, is closed here.
     """
-    turns = [*conversation[:-1], {**conversation[-1], "content": _QUERY}]
+    prompt = _render(tokenizer, conversation, options)
+    if options.thinking or THINK not in str(tokenizer.chat_template):
+        return prompt
+    lead = _around_answer(tokenizer, conversation, options)[0]
+    return prompt + lead if lead.strip() else prompt
 
-    def behind_query(said: str | None) -> str:
-        finished = turns if said is None else [*turns, {"role": "assistant", "content": said}]
-        return _render(tokenizer, finished, open_ended=said is None).rpartition(_QUERY)[2]
 
-    ask, sample, full = behind_query(None), behind_query(_ANSWER), behind_query(answer)
-    before, found, after = sample.partition(_ANSWER)
+def _answer_turn(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    answer: str,
+    options: ChatOptions,
+) -> tuple[str, str, str]:
+    """Return what the template writes after the prompt: before the answer, the answer, after it."""
+    lead, before, after = _around_answer(tokenizer, conversation, options)
+    full = _behind_query(tokenizer, conversation, answer, options)
     content = full[len(before) : len(full) - len(after)]
-    if not found or not before.startswith(ask):
-        raise ModelError(
-            f"The chat template of {_name(tokenizer)} asks for an answer in another form than it"
-            " records one: use --template plain."
-        )
     if full != before + content + after or content.strip() != answer.strip():
         raise ModelError(
             f"The chat template of {_name(tokenizer)} rewrites the answer {answer!r}: reword it,"
             " or use --template plain."
         )
-    return before[len(ask) :], content, after
+    return lead, content, after
+
+
+def _around_answer(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    options: ChatOptions,
+) -> tuple[str, str, str]:
+    """Return what stands between prompt and answer, between query and answer, and after it."""
+    ask = _behind_query(tokenizer, conversation, None, options)
+    sample = _behind_query(tokenizer, conversation, _ANSWER, options)
+    before, found, after = sample.partition(_ANSWER)
+    if found and before.startswith(ask):
+        return before[len(ask) :], before, after
+    header, opened, space = ask.rpartition(THINK)
+    if found and opened and not space.strip() and before.startswith(header):
+        return f"\n{THOUGHT}\n\n", before, after  # it leaves the block out of recorded answers
+    raise ModelError(
+        f"The chat template of {_name(tokenizer)} asks for an answer in another form than it"
+        " records one: use --template plain."
+    )
+
+
+def _behind_query(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, str]],
+    said: str | None,
+    options: ChatOptions,
+) -> str:
+    """Return what the template writes behind the query, with an answer or up to where one begins.
+
+    Only this text is compared: some templates write the system text to the last turn only, so that
+    an answered conversation does not begin like the prompt.
+    """
+    turns = [*conversation[:-1], {**conversation[-1], "content": _QUERY}]
+    if said is not None:
+        turns.append({"role": "assistant", "content": said})
+    return _render(tokenizer, turns, options, said is None).rpartition(_QUERY)[2]
+
+
+class _TemplateRefusal(Exception):  # noqa: N818 - caught here: it may take other turns
+    """A chat template did not write a conversation; says why."""
 
 
 def _render(
     tokenizer: PreTrainedTokenizerBase,
     conversation: Sequence[Mapping[str, str]],
+    options: ChatOptions,
     open_ended: bool = True,
 ) -> str:
+    """Write a conversation; where no system turn is taken, its text begins the user's first turn.
+
+    Raises ModelError: no chat template, or one that takes the conversation in neither form.
+    """
+    turns = [dict(turn) for turn in conversation]
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"{_name(tokenizer)} has no chat template: give --template plain to use the form"
             " 'Question: ... Answer:'."
         )
     try:
-        return tokenizer.apply_chat_template(
-            [dict(turn) for turn in conversation],
+        try:
+            return _apply(tokenizer, turns, open_ended, options)
+        except _TemplateRefusal:
+            if turns[0]["role"] != "system":
+                raise
+            return _apply(tokenizer, _told_by_user(turns), open_ended, options)
+    except _TemplateRefusal as refusal:
+        raise ModelError(
+            f"The chat template of {_name(tokenizer)} does not take this conversation"
+            f" ({refusal}): use --template plain."
+        ) from refusal
+
+
+def _told_by_user(turns: Sequence[Message]) -> list[Message]:
+    """The conversation with the text of its system turn at the beginning of the next turn."""
+    system, first, *others = turns
+    told = "\n\n".join(text for text in (system["content"], first["content"]) if text)
+    return [{**first, "content": told}, *others]
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Message],
+    open_ended: bool,
+    options: ChatOptions,
+) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            [*turns],
+            tools=[dict(tool) for tool in options.tools] or None,
             tokenize=False,
             add_generation_prompt=open_ended,
-            enable_thinking=False,  # templates that know no thinking ignore it
+            enable_thinking=options.thinking,  # templates that know no thinking ignore it
         )
-    except jinja2.TemplateError as error:
-        _refused(tokenizer, error)
-
-
-def _refused(tokenizer: PreTrainedTokenizerBase, error: jinja2.TemplateError) -> NoReturn:
-    raise ModelError(
-        f"The chat template of {_name(tokenizer)} does not take this conversation"
-        f" ({error}): use --template plain."
-    ) from error
+    except Exception as error:  # a template is a program of its author's, with faults of its own
+        why = str(error) if isinstance(error, jinja2.TemplateError) else repr(error)
+        raise _TemplateRefusal(why) from error
+    assert isinstance(text, str)
+    return text
 
 
 def _encode(

@@ -109,6 +109,15 @@ class Binding:
     architecture: str
 
 
+@dataclass(frozen=True)
+class Health:
+    """The facts of a memory, the ids of those whose rows are damaged, and what SQLite says."""
+
+    facts: list[Fact]
+    damaged: list[str]
+    complaints: list[str]
+
+
 def new_id(taken: Iterable[str] = ()) -> str:
     """Return an id of 8 characters that sorts by time, in milliseconds, and is not in `taken`."""
     letters, known = "0123456789abcdefghjkmnpqrstvwxyz", set(taken)
@@ -234,6 +243,20 @@ class Memory:
         """
         with self._reading() as database:
             return self._rows(database, fact)
+
+    def check(self) -> Health:
+        """Read everything there is, and say what cannot be read; raises MemoryFault as `open`."""
+        with self._reading() as database:
+            complaints = [str(c) for (c,) in database.execute("PRAGMA integrity_check")]
+            if complaints != ["ok"]:
+                return Health([], [], complaints)
+            facts, damaged = self._facts(database), []
+            for fact in facts:
+                try:
+                    self._rows(database, fact)
+                except MemoryFault:
+                    damaged.append(fact.id)
+        return Health(facts, damaged, [])
 
     # Changing: each is one transaction, on the disk when the call returns
 

@@ -15,13 +15,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -45,8 +46,20 @@ from qf.export import (
     write_manifest,
 )
 from qf.families import family_of
-from qf.generate import Around, Generator
-from qf.lesson import Lesson, Significance, check_fits, messages, pair
+from qf.generate import Around, Generator, after_thoughts
+from qf.lesson import (
+    PLAIN_CHAT,
+    AlignedTokens,
+    ChatOptions,
+    Lesson,
+    Significance,
+    check_fits,
+    messages,
+    pair,
+    takes_system,
+    without_thoughts,
+    writes_tools,
+)
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
 from qf.method.calibrate import Traffic
@@ -68,6 +81,20 @@ DEFAULT_SOLVER = "gated"
 MAX_TOKENS = 128
 REWORDINGS = 2
 """Other wordings of a question that a model writes and learns by itself."""
+TURNS = (
+    {"role": "user", "content": "Hello!"},
+    {"role": "assistant", "content": "Hello! How can I help you?"},
+)
+"""The conversation in whose middle a gated fact is asked when it is verified."""
+
+
+class Served(Enum):
+    """Stands for the system prompt that a model is served with, the first where it has several."""
+
+    first = "first"
+
+
+SERVED: Literal[Served.first] = Served.first
 
 
 def load(
@@ -77,7 +104,10 @@ def load(
     layer: int | None = None,
     solver: str = DEFAULT_SOLVER,
     calibrate: bool = True,
-    system: str | None = None,
+    system: str | Sequence[str | None] | None = None,
+    turns: Sequence[Mapping[str, str]] | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    thinking: bool = False,
     template: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -92,7 +122,10 @@ def load(
     paper's depth. `calibrate`: whether the solver
     `joint` protects ordinary traffic, which is measured once per model; at the first learn, but
     for large models on a CPU, where it takes minutes and waits for `calibrate()`. `system`: the
-    prompt that it is served with (None: what the chat template inserts by itself).
+    prompt that it is served with (None: what the chat template inserts by itself), or several, the
+    most usual one first; `turns`: a conversation in whose middle it is asked; facts are learned and
+    verified under each. `tools`: the functions that its prompts describe. `thinking`: whether it
+    may think before it answers, if it can.
 
     Raises ModelError (model or layer cannot be used) and MemoryFault (memory cannot be read, or
     belongs to another model).
@@ -105,7 +138,7 @@ def load(
     )
     directory = Path(memory or os.environ.get("QF_MEMORY") or default_memory(loaded.name))
     if layer is None:
-        layer = _layer_of_environment()
+        layer = layer_of_environment()
     return Model(
         loaded,
         directory.expanduser(),
@@ -113,10 +146,13 @@ def load(
         solver=solver,
         calibrate=calibrate,
         system=system,
+        turns=turns,
+        options=ChatOptions(tuple(tools), thinking),
     )
 
 
-def _layer_of_environment() -> int | None:
+def layer_of_environment() -> int | None:
+    """The layer that QF_LAYER names, if it is set; raises ModelError where that is no number."""
     text = os.environ.get("QF_LAYER", "").strip()
     try:
         return int(text) if text else None
@@ -147,7 +183,9 @@ class Model:
         layer: int | None = None,
         solver: str = DEFAULT_SOLVER,
         calibrate: bool = True,
-        system: str | None = None,
+        system: str | Sequence[str | None] | None = None,
+        turns: Sequence[Mapping[str, str]] | None = None,
+        options: ChatOptions = PLAIN_CHAT,
     ) -> None:
         if solver not in SOLVERS:
             raise ModelError(f"The solver {solver!r} is unknown: choose gated, joint or paper.")
@@ -155,8 +193,18 @@ class Model:
         self.name, self._directory = loaded.name, loaded.directory
         self.family = family_of(loaded.transformer)
         if layer is None:
-            layer = _usual_layer(memory, len(self.family.layers(loaded.transformer)))
-        self.layer, self.solver, self.system = layer, solver, system
+            layer = usual_layer(memory, len(self.family.layers(loaded.transformer)))
+        self.layer, self.solver, self.options = layer, solver, options
+        self.systems = (system,) if system is None or isinstance(system, str) else (*system,)
+        if not self.systems:
+            raise ModelError("There is no system prompt in the list: name one, or None.")
+        self.system = self.systems[0]
+        self._turns = turns
+        if options.tools and not writes_tools(loaded.tokenizer, options):
+            raise ModelError(
+                f"The chat template of {loaded.name} writes no tools into the prompt: leave out"
+                " the tools (--tools)."
+            )
         block = self.family.layer(loaded.transformer, layer)
         self._projection = self.family.projection(block)
         self._base = self._learned = self.family.weight(self._projection)
@@ -175,11 +223,12 @@ class Model:
             self.tokenizer,
             self.family,
             layer,
-            system,
+            self.system,
             binding.digest,
             loaded.directory,
             self._generator.pad_id,
             lambda queries, tokens: self._ask_base(queries, max_tokens=tokens),
+            options,
         )
         self._memory = Memory.open(memory, binding)
         self._try_refresh()
@@ -221,6 +270,16 @@ class Model:
         """What turns conversations into tokens, and where the context and an answer end."""
         return self._generator
 
+    @property
+    def binding(self) -> Binding:
+        """What a memory of this model is bound to: its digest, name, layer and architecture."""
+        return self._memory.binding
+
+    @property
+    def calibrator(self) -> Calibrator:
+        """What is measured, or found, about the model before it learns."""
+        return self._calibrator
+
     # Asking (QF-infer)
 
     def ask(
@@ -230,12 +289,24 @@ class Model:
         *,
         earlier: Sequence[Mapping[str, str]] = (),
         max_tokens: int = MAX_TOKENS,
+        system: str | Served | None = SERVED,
+        thoughts: bool = False,
     ) -> str:
         """Answer a query, greedily; with an `instruction`, open-book: it is put in the prompt.
 
+        `system` is another prompt than the one that it is served with, `thoughts` tells what a
+        thinking model thinks as well.
+
         Raises LessonError: an empty query, or one that does not fit into the context.
         """
-        return self.ask_many([query], [instruction], earlier=earlier, max_tokens=max_tokens)[0]
+        return self.ask_many(
+            [query],
+            [instruction],
+            earlier=earlier,
+            max_tokens=max_tokens,
+            system=system,
+            thoughts=thoughts,
+        )[0]
 
     def ask_many(
         self,
@@ -244,15 +315,16 @@ class Model:
         *,
         earlier: Sequence[Mapping[str, str]] = (),
         max_tokens: int = MAX_TOKENS,
+        system: str | Served | None = SERVED,
+        thoughts: bool = False,
     ) -> list[str]:
         """Answer several independent queries in one batch; as `ask` does each of them."""
         told = instructions or [""] * len(queries)
-        prompts = [
-            self._asked(q, self.system, i, earlier) for q, i in zip(queries, told, strict=True)
-        ]
+        served = self._served(system)
+        prompts = [self._asked(q, served, i, earlier) for q, i in zip(queries, told, strict=True)]
         with self._lock:
             self._refresh()
-            return self._answered(prompts, max_tokens)
+            return self._answered(prompts, max_tokens, thoughts)
 
     def stream(
         self,
@@ -261,12 +333,16 @@ class Model:
         *,
         earlier: Sequence[Mapping[str, str]] = (),
         max_tokens: int = MAX_TOKENS,
+        system: str | Served | None = SERVED,
+        thoughts: bool = False,
     ) -> Iterator[str]:
         """Answer like `ask`, piece by piece; the facts it begins with hold until it ends."""
-        prompt = self._asked(query, self.system, instruction, earlier)
+        prompt = self._asked(query, self._served(system), instruction, earlier)
         with self._lock:
             self._refresh()
-            yield from self._generator.stream(prompt.ids, max_tokens, self._around([prompt]))
+            pieces = self._generator.stream(prompt.ids, max_tokens, self._around([prompt]))
+            with closing(pieces):
+                yield from pieces if thoughts else after_thoughts(pieces)
 
     def asked(self, conversation: Sequence[Mapping[str, str]]) -> Asked:
         """A conversation that ends in a query, as `ask` puts it to the model.
@@ -324,7 +400,9 @@ class Model:
         answered alike, or how many of them the model writes (None: REWORDINGS, and none without
         `verify`, so that nothing is asked); only those of their tokens are learned that the
         query's own did not bring about. A fact of the same query is replaced.
-        With `verify` the query is asked before and after. Where that fails, first every token of
+        With `verify` the query is asked before, and after under each system prompt and in the turns
+        that are served; the note says where it fails, of a gated fact in the middle of a
+        conversation too. Where that fails, first every token of
         the answer is learned (if `significance` was "auto"), then the lesson from a pass in which
         the answer has been given once already, which carries over any wording. Where all fail,
         `verified` is False and, with `rollback`, nothing is kept. `on_step` is told of each step
@@ -408,7 +486,7 @@ class Model:
         `ids` are the learned tokens, for rows that are in W, where tokens left free have none.
         """
         fields = taught.instruction, taught.query, taught.answer, taught.significance
-        learned = pair(self.tokenizer, Lesson(*fields), self.system)[1].learned
+        learned = self._pair(Lesson(*fields), False, self._places()[0])[1].learned
         texts = pieces(self.tokenizer, learned)
         if len(rows.keys) != len(learned) or rows.outputs is None:
             return [LearnedToken(x, t in ids, None) for x, t in zip(texts, learned, strict=True)]
@@ -688,12 +766,14 @@ class Model:
 
     def _holding(self, ids: Sequence[str], facts: Mapping[str, Fact]) -> list[str]:
         """Those of the facts that are answered as when they were learned, by what acts now."""
-        answers = self._answers([facts[k].query for k in ids])
-        return [
+        asked = [(k, place) for k in ids for place in self._places()]
+        answers = self._answers([facts[k].query for k, _ in asked], places=[p for _, p in asked])
+        lost = {
             k
-            for k, a in zip(ids, answers, strict=True)
-            if words(a) == words(facts[k].after or facts[k].answer)
-        ]
+            for (k, _), a in zip(asked, answers, strict=True)
+            if words(a) != words(facts[k].after or facts[k].answer)
+        }
+        return [k for k in ids if k not in lost]
 
     @contextmanager
     def _nothing_gated(self) -> Iterator[None]:
@@ -831,9 +911,13 @@ class Model:
         verify: bool,
         on_step: OnStep,
     ) -> tuple[Fact, Remembered]:
-        """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
+        """Learn beside the `kept` facts, by the first attempt that verifies.
+
+        Where none does, by the last one of those that are answered in the most places.
+        """
         fact_id = new_id(kept)
-        fact, taught, says_otherwise, seconds = None, None, False, 0.0
+        best: tuple[int, Fact, Remembered] | None = None
+        taught, says_otherwise, seconds = None, False, 0.0
         for note, rehearsed, significance in _attempts(lesson.significance, self._gated):
             if says_otherwise and not rehearsed:
                 continue
@@ -851,9 +935,8 @@ class Model:
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
             on_step("rows", taught.rows)
-            after, *afters = self._answers([lesson.query, *others]) if verify else [""]
-            on_step("after", (after, verify and _holds(lesson, after)))
-            missed = sum(not _holds(lesson, a) for a in afters)
+            verdict = self._verdict(lesson, others) if verify else _UNASKED
+            on_step("after", (verdict.after, verdict.verified))
             fact = Fact(
                 id=fact_id,
                 instruction=lesson.instruction,
@@ -865,18 +948,49 @@ class Model:
                 significance=_plain(lesson.significance),
                 system=self.system,
                 tokens=found.learned_tokens,
-                verified=_holds(lesson, after) if verify else None,
+                verified=verdict.verified,
                 before="",
-                after=after,
+                after=verdict.after,
                 seconds=seconds,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                note=_joined(note, missed and f"{missed} of {len(others)} rewordings not answered"),
+                note=_joined(note, self._told_by_user(), verdict.note),
                 rewordings=tuple(others),
             )
+            if best is None or verdict.held >= best[0]:
+                best = verdict.held, fact, taught
             if fact.verified is not False:
                 break
-        assert fact is not None and taught is not None
-        return fact, taught
+        assert best is not None
+        _, fact, chosen = best
+        if chosen is not taught:
+            self._install({**kept, fact_id: chosen})
+        return replace(fact, seconds=seconds), chosen
+
+    def _verdict(self, lesson: Lesson, others: Sequence[str]) -> _Verdict:
+        """Ask for a lesson wherever its query is served, and in its other wordings.
+
+        Where no turns are served, the middle of a conversation is told of and does not decide.
+        """
+        served = self._places()
+        places = served + ([_Place(self.system, TURNS)] if self._gated and not self._turns else [])
+        answers = self._answers(
+            [lesson.query] * len(places) + [*others], places=places + [served[0]] * len(others)
+        )
+        held = [_holds(lesson, a) for a in answers]
+        lost = [p.told for p, h in zip(places, held, strict=False) if not h]
+        where = 0 < len(lost) < len(places) and f"not answered {', '.join(lost)}"
+        reworded = held[len(places) :].count(False)
+        why = reworded and f"{reworded} of {len(others)} rewordings not answered"
+        holding = held[: len(served)].count(True)
+        return _Verdict(answers[0], holding == len(served), holding, _joined(where or "", why))
+
+    def _places(self) -> list[_Place]:
+        """Where a question stands as the model is served, the most usual place first."""
+        places = [_Place(system) for system in self.systems]
+        return places + ([_Place(self.system, (*self._turns,))] if self._turns else [])
+
+    def _told_by_user(self) -> str:
+        return "" if takes_system(self.tokenizer) else _TOLD_BY_USER
 
     def _with_rewordings(
         self,
@@ -885,15 +999,17 @@ class Model:
         rehearsed: bool,
         found: Rows,
     ) -> FactRows:
-        """The rows of the lesson, and those that its other wordings need beside them.
+        """The rows of the lesson, and those that its other wordings and places need beside them.
 
         What is needed is told by the weights that the lesson's own rows alone give, so that other
         facts play no part in it.
         """
         parts = [found]
-        if others:
-            asked = [replace(lesson, query=other) for other in others]
-            pairs = [pair(self.tokenizer, each, self.system, rehearsed) for each in asked]
+        first, *places = self._places()
+        asked = [(replace(lesson, query=other), first) for other in others]
+        asked += [(lesson, place) for place in places]
+        if asked:
+            pairs = [self._pair(each, rehearsed, place) for each, place in asked]
             self._put(self._solve([_stored([found])]))
             where = self._transformer, self.family, self.layer
             updates = still_needed(*where, [u for _, u in pairs], pad_id=self._generator.pad_id)
@@ -927,7 +1043,7 @@ class Model:
         """
         if gated and significance == "auto":
             significance = None
-        instruct, update = pair(self.tokenizer, lesson, self.system, rehearsed)
+        instruct, update = self._pair(lesson, rehearsed, self._places()[0])
         check_fits(instruct, self._generator.context)
         on_step("passes", (instruct, update))
         with self.base_weights():
@@ -942,6 +1058,11 @@ class Model:
                 free=gated,
                 logits=logits,
             )
+
+    def _pair(
+        self, lesson: Lesson, rehearsed: bool, place: _Place
+    ) -> tuple[AlignedTokens, AlignedTokens]:
+        return pair(self.tokenizer, lesson, place.system, rehearsed, place.earlier, self.options)
 
     def _solve(self, parts: Sequence[FactRows]) -> Update | None:
         """ΔW of all these rows."""
@@ -987,7 +1108,8 @@ class Model:
     def _let_act(self, recall: Recall, name: str, fact: Remembered) -> None:
         """Put a fact behind the gate, unless it has no rows."""
         if fact.count:
-            recall.add(name, fact.wordings, lambda: self._found(fact), fact)
+            told = fact.lesson.instruction, fact.lesson.answer
+            recall.add(name, fact.wordings, lambda: self._found(fact), told=told, origin=fact)
 
     def _found(self, fact: Remembered) -> Found:
         """What the gate needs of a fact that it looks at."""
@@ -1060,23 +1182,40 @@ class Model:
         instructions: Sequence[str] | None = None,
         max_tokens: int = MAX_TOKENS,
     ) -> list[str]:
+        """What the model answers by itself, at once: nobody waits for its thoughts."""
+        told = instructions or [""] * len(queries)
+        options = replace(self.options, thinking=False)
+        prompts = [
+            self._asked(q, self.system, i, options=options)
+            for q, i in zip(queries, told, strict=True)
+        ]
         with self.base_weights():
-            return self._answers(queries, instructions, max_tokens)
+            return self._answered(prompts, max_tokens)
 
     def _answers(
         self,
         queries: Sequence[str],
-        instructions: Sequence[str] | None = None,
+        *,
+        places: Sequence[_Place] | None = None,
         max_tokens: int = MAX_TOKENS,
     ) -> list[str]:
         """What the weights that are in place now answer."""
-        told = instructions or [""] * len(queries)
-        prompts = [self._asked(q, self.system, i) for q, i in zip(queries, told, strict=True)]
+        where = places or [_Place(self.system)] * len(queries)
+        prompts = [
+            self._asked(q, place.system, earlier=place.earlier)
+            for q, place in zip(queries, where, strict=True)
+        ]
         return self._answered(prompts, max_tokens)
 
-    def _answered(self, prompts: Sequence[Asked], max_tokens: int) -> list[str]:
+    def _answered(
+        self, prompts: Sequence[Asked], max_tokens: int, thoughts: bool = False
+    ) -> list[str]:
         around = self._around(prompts)
-        return self._generator.answers([p.ids for p in prompts], max_tokens, around)
+        answers = self._generator.answers([p.ids for p in prompts], max_tokens, around)
+        return answers if thoughts else [without_thoughts(a) for a in answers]
+
+    def _served(self, system: str | Served | None) -> str | None:
+        return self.system if isinstance(system, Served) else system
 
     def _around(self, prompts: Sequence[Asked]) -> Around | None:
         """What lets the gated facts act while the prompts are answered."""
@@ -1098,17 +1237,18 @@ class Model:
         system: str | None,
         instruction: str = "",
         earlier: Sequence[Mapping[str, str]] = (),
+        options: ChatOptions | None = None,
     ) -> Asked:
         if not query.strip():
             raise LessonError("The query is empty: write what to ask.")
         if instruction:
             system = f"{system}\n{instruction}" if system else instruction
         conversation = messages(query, system, earlier=earlier)
-        ids, span = self._generator.prompt_with_span(conversation)
+        ids, span = self._generator.prompt_with_span(conversation, options or self.options)
         return Asked(ids, query, span)
 
     def _same_query(self, fact: Remembered, query: str) -> bool:
-        return fact.asked == (self.system, *words(query))
+        return fact.asked in [(system, *words(query)) for system in self.systems]
 
     def _binding(self, block: torch.nn.Module) -> Binding:
         """The fingerprint of the taught layer, the architecture and the chat template."""
@@ -1210,6 +1350,36 @@ class Consolidation:
 
 
 @dataclass(frozen=True)
+class _Place:
+    """Where a question stands when the model is served: a system prompt and earlier turns."""
+
+    system: str | None
+    earlier: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def told(self) -> str:
+        """For people to read: under which prompt, or in what conversation."""
+        if self.earlier:
+            return "in the middle of a conversation"
+        if self.system is None:
+            return "under the template's own prompt"
+        return f"under the prompt {self.system!r}" if self.system else "without a prompt"
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The answer to a query, whether it holds wherever it is served, in how many places, a note."""
+
+    after: str
+    verified: bool | None
+    held: int
+    note: str
+
+
+_UNASKED = _Verdict("", None, 0, "")
+
+
+@dataclass(frozen=True)
 class _Leaving:
     """Facts in one change of W: how many rows are whose, and what it does not do."""
 
@@ -1221,6 +1391,9 @@ class _Leaving:
 
 
 _NEVER = -1  # no version that a memory has
+_TOLD_BY_USER = (
+    "the chat template takes no system turn: the instruction stood in the question's turn"
+)
 _REHEARSED = "learned from a pass in which the answer had been given once"
 _ARCHITECTURE = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -1240,7 +1413,7 @@ def _check_given(
     Lesson(instruction, "?" if query is None else query, answer, significance)
 
 
-def _usual_layer(memory: Path, count: int) -> int:
+def usual_layer(memory: Path, count: int) -> int:
     """The layer that the facts in a memory were taught at, else the paper's depth."""
     bound = Memory.bound_to(memory)
     # A layer that this model has not is another model's, which opening the memory tells better.

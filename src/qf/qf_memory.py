@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-FORMAT = "qf gated memory 1"
+FORMAT = "qf gated memory 2"
 
 
 def attach(model: Any, tokenizer: Any, path: str | os.PathLike[str]) -> GatedMemory:
@@ -98,9 +98,8 @@ class GatedMemory:
 
     def chosen(self, query: str, pooled: Tensor) -> list[dict[str, Any]]:
         """The facts that a query calls to mind, by its pooled activations (D,)."""
-        s, said = self.settings, set(_words(query))
-        wanted = {WANTED[w] for w in said if w in WANTED}
-        facts = [f for f in self.facts if sum(f["cue"].get(w, 0.0) for w in said) >= s["mentioned"]]
+        s, wanted = self.settings, _wanted(query)
+        facts = [f for f in self.facts if _mentioned(f["cue"], query) >= s["mentioned"]]
         facts = [f for f in facts if not wanted or not f["tells"] or wanted & {*f["tells"]}]
         if not facts:
             return []
@@ -217,6 +216,29 @@ def _common(one: str, other: str) -> str:
     """What two texts begin with alike."""
     alike = (a == b for a, b in zip(one, other, strict=False))
     return one[: sum(1 for _ in takewhile(bool, alike))]
+
+
+def _mentioned(cue: dict[str, Any], question: str) -> float:
+    """How much of a fact's cue a question holds; none where it names something else."""
+    named, said = _names(question), _words(question)
+    if named - {*cue["own"]} and not (cue["names"] and {*cue["names"]} <= named | {*said[:1]}):
+        return 0.0
+    return float(sum(cue["weights"].get(w, 0.0) for w in {*said}))
+
+
+def _wanted(question: str) -> set[str]:
+    """Whether a question asks for a person, a place, a time or a manner or measure."""
+    said = {*_words(question)}
+    manner = not said & {"called", "named"}
+    return {WANTED[w] for w in said if w in WANTED and (w != "how" or manner)}
+
+
+def _names(text: str) -> set[str]:
+    """Words that are written like names: with a capital within a sentence, or with digits."""
+    sentences = re.split(r"(?<=[.?!:])\s+", text.strip())
+    within = [w for s in sentences for w in re.findall(r"\w+", s)[1:]]
+    capitals = {w for w in within if w[0].isupper() and w != "I"}
+    return {w.casefold() for w in capitals | {*re.findall(r"\w*\d\w*", text)}}
 
 
 def _words(text: str) -> list[str]:

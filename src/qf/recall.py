@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qf.cues import Cue, asked_for, cue_of, mentioned, words
+from qf.cues import Cue, asked_for, cue_of, words
 from qf.families import Family
 from qf.method.gate import TOGETHER, Gate
 from qf.method.readout import Readout, Recorded
@@ -87,15 +87,23 @@ class Recall:
         """The ids of the facts."""
         return list(self._facts)
 
-    def add(self, name: str, wordings: Sequence[str], read: Read, origin: object = None) -> None:
+    def add(
+        self,
+        name: str,
+        wordings: Sequence[str],
+        read: Read,
+        *,
+        told: Sequence[str] = (),
+        origin: object = None,
+    ) -> None:
         """Let a fact act: the wordings of its query, and what brings the rest of it.
 
-        `origin` is what `holds` knows it by.
+        `told` are texts that tell the fact itself; `origin` is what `holds` knows it by.
         """
         assert name not in self._facts
         tells = set().union(*map(asked_for, wordings))
-        self._facts[name] = Known(cue_of(wordings), tells, read, origin)
-        for word in self._facts[name].cue:
+        self._facts[name] = Known(cue_of(wordings, told), tells, read, origin)
+        for word in self._facts[name].cue.weights:
             self._mentions.setdefault(word, set()).add(name)
 
     def cue(self, name: str) -> Cue:
@@ -128,7 +136,7 @@ class Recall:
 
     def remove(self, name: str) -> None:
         """Let a fact act no more."""
-        for word in self._facts.pop(name).cue:
+        for word in self._facts.pop(name).cue.weights:
             self._mentions[word].discard(name)
         self._addresses.pop(name, None)
         self._recent.pop(name, None)
@@ -145,7 +153,7 @@ class Recall:
 
         def fits(known: Known) -> bool:
             asks_alike = not wanted or not known.tells or wanted & known.tells
-            return bool(asks_alike) and mentioned(known.cue, said) >= MENTIONED
+            return bool(asks_alike) and known.cue.mentioned(query) >= MENTIONED
 
         held = {name for word in said for name in self._mentions.get(word, ())}
         return sorted(n for n in held if fits(self._facts[n]))

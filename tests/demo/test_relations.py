@@ -1,8 +1,11 @@
 """The world of the embedded model: enough true facts, each said and asked in several ways."""
 
 import csv
+import os
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from importlib.resources import files
 
@@ -152,3 +155,18 @@ def test_no_two_relations_answer_one_question_differently() -> None:
             twin = WorldFact(fact.relation, "Xann", "Yim")
             for question in twin.questions():
                 assert known.get((question, "Xann"), twin.answer()) == twin.answer(), question
+
+
+def test_a_seed_gives_the_same_facts_in_every_process() -> None:
+    """Sets of texts are iterated in an order of each process's own."""
+    program = (
+        "import random; from qf.demo.relations import any_fact; r = random.Random(3);"
+        "print([(f.relation.name, f.x, f.y) for f in (any_fact(r) for _ in range(300))])"
+    )
+
+    def facts(seed: str) -> bytes:
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+
+    assert facts("1") == facts("2")

@@ -365,13 +365,13 @@ Theatre Library Institute Bank River Valley Forest Canal Gallery Palace Temple S
 Treaty Award Trophy House Villa Lighthouse Observatory Clinic Garden Record Project Society League
 Party Union Council Army Church Hospital Mine Dam Railway Trail Desert Glacier Island""".split()
 WHO = "person company team artist group firm student man woman expert".split()
-_MULTIWORD = {
+_MULTIWORD = (
     "chief executive officer", "best dish", "favourite food", "favourite game", "main product",
     "opening date", "wedding date", "founding year", "release date", "start date", "room number",
     "phone number", "floor area", "area code", "access code", "serial number", "licence plate",
     "ticket number", "flight number", "favourite color", "flag color", "eye color", "paint color",
     "mother tongue", "native language", "first language", "parent company",
-}  # fmt: skip
+)  # fmt: skip
 PLACED = """ kept stored buried held made built sold grown found hidden parked filmed
 displayed shown produced published printed baked brewed played served stationed registered moored
 raised educated trained employed""".split()

@@ -50,7 +50,9 @@ def add_to(app: typer.Typer) -> None:
         model: cli.ModelName = None,
         memory: cli.MemoryDir = None,
         layer: cli.Layer = None,
-        system: cli.System = None,
+        system: cli.Systems = None,
+        tools: cli.Tools = None,
+        thinking: cli.Thinking = False,
         template: cli.Template = None,
         device: cli.Device = None,
         dtype: cli.Dtype = None,
@@ -64,14 +66,26 @@ def add_to(app: typer.Typer) -> None:
         from qf.serve.serving import Settings
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        described = cli._tools(tools)
         directory = server.memory_of(model, memory)
         server.check_address(host, Keys(directory))
         bound = server.listening(host, port)  # a port in use is told before the model is loaded
         with cli.err.status("Loading the model ..."):
             cli._quiet()
-            options = {"system": system, "template": template, "device": device, "dtype": dtype}
+            options = {
+                "system": system or None,
+                "template": template,
+                "device": device,
+                "dtype": dtype,
+            }
             root = server.load_base(
-                directory, model, layer=layer, trust_remote_code=trust_remote_code, **options
+                directory,
+                model,
+                layer=layer,
+                tools=described,
+                thinking=thinking,
+                trust_remote_code=trust_remote_code,
+                **options,
             )
         settings = Settings(
             learn_from_chat=learn_from_chat,
