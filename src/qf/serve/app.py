@@ -107,7 +107,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     responses={
         200: {
             "model": schemas.Reply,
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": schemas.EVENTS,
         }
     },
 )
@@ -142,7 +142,7 @@ async def chat(body: schemas.ChatRequest, request: Request) -> Response:
     responses={
         200: {
             "model": schemas.Reply,
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": schemas.EVENTS,
         }
     },
 )

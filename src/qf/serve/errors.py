@@ -89,8 +89,9 @@ class JSON(Response):
 
 
 def dumps(document: Any) -> str:
-    """One line of JSON in ASCII."""
-    return json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    """One line of JSON in ASCII, and without `<`: harmless wherever a browser shows it."""
+    text = json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")  # outside of strings JSON has none
 
 
 def error_response(error: BaseException) -> JSON:

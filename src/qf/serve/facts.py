@@ -32,7 +32,7 @@ from qf.study import sentences
 
 routes = APIRouter()
 SPACE = Annotated[schemas.SpaceName, Query()]
-_SSE = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+_SSE: dict[str, Any] = {"content": schemas.EVENTS, "description": "Server-sent events."}
 
 
 # Facts as the API shows them

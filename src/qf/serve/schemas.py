@@ -155,6 +155,17 @@ class SpaceRequest(Request):
 
 # Responses
 
+EVENTS: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+            "required": ["data"],
+        }
+    }
+}
+"""Server-sent events, for the document: each has data, a JSON document."""
+
 
 class ErrorFields(BaseModel):
     message: str
