@@ -85,6 +85,10 @@ def test_a_reply_ends_after_the_tokens_that_it_may_have(shared: Server) -> None:
         assert reply.choices[0].finish_reason == "length"
         assert reply.usage.completion_tokens == 2
         assert ALIBABA.startswith(reply.choices[0].message.content)
+    endless = {"max_tokens": 40, "extra_body": {"ignore_eos": True}}
+    reply = chat.create(model="qf/base", messages=turns("Who started Alibaba?"), **endless)
+    assert reply.usage.completion_tokens == 40
+    assert reply.choices[0].message.content.startswith(ALIBABA)
 
 
 def test_a_seed_gives_the_same_drawn_replies_again(shared: Server) -> None:

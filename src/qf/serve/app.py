@@ -189,6 +189,7 @@ def _asked(
         max_tokens=min(limit or serving.settings.answer_tokens, serving.settings.answer_tokens),
         stop=body.stops,
         trim=trim,
+        endless=bool(body.ignore_eos),
         timeout=serving.settings.timeout,
     )
     return Pieces(serving.engine, streams)

@@ -66,6 +66,7 @@ class Stream:
     transcript: Transcript
     room: int  # tokens that it may have
     deadline: float  # on the monotonic clock
+    endless: bool = False  # goes on where the model would end
     began: float = field(default_factory=time.monotonic)
     asked: Asked | None = None  # once it was its turn
     next: int = 0
@@ -130,6 +131,7 @@ class Engine:
         max_tokens: int,
         stop: Sequence[str] = (),
         trim: bool = True,
+        endless: bool = False,
         timeout: float = 300.0,
     ) -> list[Stream]:
         """Queue replies to prompts, which are made when it is their turn.
@@ -144,9 +146,8 @@ class Engine:
             seed = None if sampling.seed is None else sampling.seed + i
             sampler = Sampler(replace(sampling, seed=seed))
             transcript = Transcript(self._generator.tokenizer, stop, trim)
-            streams.append(
-                Stream(i, pieces, prompt, memories, sampler, transcript, max_tokens, deadline)
-            )
+            drawn = sampler, transcript, max_tokens, deadline, endless
+            streams.append(Stream(i, pieces, prompt, memories, *drawn))
         with self._awake:
             self._check_open()
             if len(self._waiting) + len(streams) > self._bound:
@@ -314,7 +315,7 @@ class Engine:
     def _piece(self, stream: Stream, token: Token) -> Piece:
         stream.generated += 1
         stream.next = token.id
-        if token.id in self._generator.eos_ids:
+        if token.id in self._generator.eos_ids and not stream.endless:
             return Piece(stream.transcript.end(), finish="stop")
         text = stream.transcript.add(token.id)
         tokens = () if token.logprob is None else (token,)

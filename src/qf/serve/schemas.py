@@ -90,6 +90,7 @@ class Generation(Request):
     ) = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     user: Text | None = None
+    ignore_eos: bool | None = False  # as vLLM has it: go on to max_tokens, for load tests
 
     @property
     def stops(self) -> list[str]:
