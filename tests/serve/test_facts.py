@@ -173,6 +173,21 @@ def test_a_lesson_that_cannot_be_is_told_why(shared: Server, space: str) -> None
     assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
 
 
+def test_what_does_not_verify_is_told_and_kept_only_without_rollback(
+    shared: Server, space: str
+) -> None:
+    body = {"instruction": "A is b.", "query": "What is A?", "answer": "漢字漢字漢字 zxqj"}
+    body |= {"rewordings": 0, "space": space}
+    client, where = shared.http(), {"space": space}
+    reply = client.post("/v1/facts", json={**body, "rollback": True})
+    assert reply.status_code == 201 and reply.json()["verified"] is False
+    assert "rolled back" in reply.json()["note"] and reply.json()["tokens"] == []
+    assert client.get("/v1/facts", params=where).json()["total"] == 0
+    last = events(client.post("/v1/facts", json={**body, "stream": True}))[-1]
+    assert last[0] == "fact" and last[1]["verified"] is False and last[1]["tokens"]
+    assert client.get("/v1/facts", params=where).json()["total"] == 1
+
+
 def test_layers_are_measured_once(shared: Server) -> None:
     client = shared.http()
     assert client.get("/v1/layers").json()["data"] == []

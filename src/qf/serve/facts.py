@@ -53,7 +53,8 @@ def tokens_shown(tokens: list[LearnedToken]) -> list[dict[str, Any]]:
         {"text": x, "learned": t.learned, "change": t.change and round(t.change, 4)}
         for x, t in zip(texts, tokens, strict=True)
     ]
-    found[-1]["end"] = True
+    if found:
+        found[-1]["end"] = True
     return found
 
 
@@ -192,8 +193,11 @@ def event(name: str, data: Any) -> str:
 def _outcome(name: str, task: asyncio.Future[Any]) -> str:
     """The last event: what came out, or what went wrong."""
     error = task.exception()
-    if error is None:
-        return event(name, task.result())
+    return event(name, task.result()) if error is None else _failure(name, error)
+
+
+def _failure(name: str, error: BaseException) -> str:
+    """The event that ends a stream with what went wrong."""
     told = api_error(error)
     if told.status >= 500:
         logging.getLogger("qf.serve").error("%s: %s", name, error)
@@ -338,8 +342,8 @@ async def study(body: schemas.StudyRequest, request: Request) -> Response:
                 told = str(error) if isinstance(error, LessonError) else "The sentence is too long."
                 yield event("statement", {**done, "query": "", "why": told, "fact": None})
                 continue
-            except (APIError, QFError) as error:
-                yield event("error", api_error(error).body())
+            except Exception as error:
+                yield _failure("study", error)
                 return
             learned += bool(fact["verified"])
             kept = fact if fact["verified"] else None
@@ -455,8 +459,8 @@ async def measure_layers(request: Request) -> Response:
         for index in range(serving.about["layers"]):
             try:
                 await serving.engine.run(partial(measure, index), learns=True)
-            except (APIError, QFError) as error:
-                yield event("error", api_error(error).body())
+            except Exception as error:
+                yield _failure("layers", error)
                 return
             yield event("layer", _score(next(s for s in scores if s.layer == index)))
         yield event("done", {"best": best(scores).layer})
