@@ -159,6 +159,18 @@ def test_beyond_a_bound_requests_are_told_to_come_again(start: Start) -> None:
     assert "Alibaba" in said(first)
 
 
+def test_beyond_a_bound_facts_are_told_to_come_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    monkeypatch.setattr("qf.serve.engine.JOBS", 0)
+    reply = server.http().post("/v1/facts", json={"instruction": HOLLOW[0]})
+    assert reply.status_code == 429 and int(reply.headers["retry-after"]) >= 1
+    assert reply.json()["error"]["code"] == "queue_full"
+    monkeypatch.setattr("qf.serve.engine.LOOKS", 0)
+    assert server.http().get("/v1/facts").status_code == 429
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_place(start: Start, stream: bool) -> None:
     server = start(rows=1)

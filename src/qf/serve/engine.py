@@ -29,6 +29,7 @@ from qf.serve.text import Transcript
 ROWS = 32  # sequences that are answered together
 WAITING = 128  # requests that wait for a place
 JOBS = 64  # jobs that learn and wait
+LOOKS = 1024  # and others
 READ = 4096  # tokens of prompts that are read in one pass
 
 T = TypeVar("T")
@@ -171,9 +172,10 @@ class Engine:
         job = _Job(work, self._loop.create_future())
         with self._awake:
             self._check_open()
-            if learns and len(self._learning) >= JOBS:
-                raise OverloadError("facts to learn", retry_after=5)
-            (self._learning if learns else self._quick).append(job)
+            jobs, most = (self._learning, JOBS) if learns else (self._quick, LOOKS)
+            if len(jobs) >= most:
+                raise OverloadError("facts to learn" if learns else "requests", retry_after=5)
+            jobs.append(job)
             self._awake.notify()
         return await job.done
 

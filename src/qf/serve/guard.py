@@ -31,8 +31,10 @@ _ALWAYS = {
     "cache-control": "no-store",
 }
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]", "testserver"}
-_ROUTES = re.compile(r"^/(v1/[a-z]+(?:/completions)?|page|health|metrics|openapi\.json|$)")
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
+_ROUTES = re.compile(
+    r"/(v1/(chat/completions|completions|facts|layers|models|spaces)|page|health|metrics|$)"
+)
 
 
 class Guard:
