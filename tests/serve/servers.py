@@ -25,6 +25,7 @@ class Server:
     def __init__(self, serving: Serving, url: str) -> None:
         self.serving, self.url = serving, url
         self._clients: dict[Any, Any] = {}
+        self._making = threading.Lock()
         self.holds: list[Hold] = []
 
     def openai(self, key: str = "none") -> openai.OpenAI:
@@ -41,9 +42,10 @@ class Server:
         )
 
     def _kept(self, name: Any, new: Callable[[], Any]) -> Any:
-        if name not in self._clients:
-            self._clients[name] = new()
-        return self._clients[name]
+        with self._making:
+            if name not in self._clients:
+                self._clients[name] = new()
+            return self._clients[name]
 
     def close(self) -> None:
         for client in self._clients.values():

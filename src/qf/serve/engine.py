@@ -285,9 +285,10 @@ class Engine:
         before = len(self._streams)
         try:
             logits = self._batch.join(asked, memories)
-        except Exception as error:
+        except Exception as error:  # the batch is as it was
+            logging.getLogger("qf.serve").exception("Prompts could not be read")
             self._news += [(s, Piece(error=error)) for s in new]
-            raise
+            return
         self._streams = [*self._streams, *new]
         for stream in new:
             self._news.append((stream, Piece()))
