@@ -15,7 +15,7 @@ from qf.errors import MemoryFault, ModelError
 from qf.loading import Loaded
 from qf.memory import Memory
 from qf.model import Model
-from qf.recall import Recall
+from qf.recall import Reading, Recall, acting
 from tests.samples import FACTS, OTHERS, calibrate_on_little
 
 Build = Callable[..., Model]
@@ -68,6 +68,65 @@ def test_a_fact_acts_in_a_batch_for_its_own_question_alone(build: Build) -> None
     asked = [OTHERS[0], question, *OTHERS[1:], FACTS[1][1]]
     answers = model.ask_many(asked)
     assert answers.pop(1) == told and answers == usual
+
+
+def test_models_beside_each_other_have_facts_of_their_own(build: Build, tmp_path: Path) -> None:
+    root = build("none")
+    one, other = root.beside(tmp_path / "one"), root.beside(tmp_path / "other")
+    (statement, question) = FACTS[0]
+    usual, told = root.ask(question), root.ask(question, statement)
+    before = weights(root)
+    steps: list[str] = []
+    one.learn(statement, question, rewordings=0, on_step=lambda name, _: steps.append(name))
+    attempt = ["passes", "rows", "after"]
+    assert steps in (["question", "rewordings", "before", *attempt * n] for n in (1, 2))
+    assert [m.ask(question) for m in (one, other, root)] == [told, usual, usual]
+    other.learn(*FACTS[1], rewordings=0)
+    there = [[f.query for f in m.facts()] for m in (one, other, root)]
+    assert there == [[question], [FACTS[1][1]], []]
+    assert [m.ask(question) for m in (one, other, root)] == [told, usual, usual]
+    assert torch.equal(weights(root), before)
+    assert root.beside(tmp_path / "one").ask(question) == told
+
+
+def test_in_a_batch_each_sequence_has_its_own_memories(build: Build, tmp_path: Path) -> None:
+    root = build("none")
+    one, other = root.beside(tmp_path / "one"), root.beside(tmp_path / "other")
+    one.learn(*FACTS[0], rewordings=0)
+    other.learn(*FACTS[1], rewordings=0)
+    question = FACTS[0][1]
+    asked = [root.asked([{"role": "user", "content": question}])] * 4
+    own = [m.recalling([question]) for m in (one, other)]
+    memories = [[r for r in recalls if r] for recalls in ([own[0]], [own[1]], [], own)]
+    readouts: list[Any] = [None] * 4
+    reading = Reading(one.gate.layer, asked, len(asked[0].ids), memories)
+    ids = torch.tensor([a.ids for a in asked])
+    with torch.no_grad(), acting(root.transformer, root.family, root.layer, readouts, reading):
+        logits = root.transformer(ids).logits[:, -1]
+    assert [r is not None for r in readouts] == [True, False, False, True]
+    plain = root.transformer(ids[:1]).logits[0, -1]
+    assert torch.allclose(logits[1], plain, atol=1e-5)
+    assert torch.allclose(logits[2], plain, atol=1e-5)
+    assert torch.allclose(logits[0], logits[3], atol=1e-5)
+    assert not torch.allclose(logits[0], plain, atol=1e-2)
+
+
+def test_only_gated_models_can_be_beside_each_other(build: Build, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="gated"):
+        build(solver="joint").beside(tmp_path / "other")
+
+
+def test_what_was_learned_of_each_token_is_told(build: Build) -> None:
+    model = build()
+    fact = model.learn(*FACTS[0], "JGUT KLM", [1, 0], rewordings=0)
+    tokens = model.learned_tokens(*model.fact(fact.id))
+    *said, end = tokens
+    assert "".join(t.text for t in said).strip() == "JGUT KLM" and end.text == "<|im_end|>"
+    assert [t.learned for t in said] == [t.text.strip() in list("JGUT") for t in said]
+    rows = model.fact(fact.id)[1]
+    assert rows.outputs is not None
+    for token, r, y in zip(tokens, rows.deltas, rows.outputs, strict=True):
+        assert token.change == pytest.approx(min(1.0, float(r.norm() / y.norm())), abs=1e-5)
 
 
 def test_it_is_there_after_a_restart_and_gone_when_forgotten(build: Build) -> None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import threading
@@ -215,6 +216,7 @@ class Model:
         self._base = self._learned = self.family.weight(self._projection)
         self._calibrated = calibrate and solver != "paper"
         self._gated = solver == "gated"
+        self._all_gated = False
         self._unlearned = 0  # how many blocks of `base_weights` are open
         self._lock = threading.RLock()
         self._generator = Generator(loaded.transformer, self.tokenizer)
@@ -237,6 +239,28 @@ class Model:
         self._memory = Memory.open(memory, binding)
         self._try_refresh()
 
+    def beside(self, memory: Path) -> Model:
+        """The same transformer with the facts of another memory, all of which act behind the gate.
+
+        Several such models share one transformer, one gate and one lock: none of them changes W,
+        so that each can answer at any time. Facts that were consolidated act gated here, and stay
+        consolidated in the memory. This model itself is to have no facts in W.
+
+        Raises ModelError: this model's solver is not "gated"; MemoryFault as `load` does.
+        """
+        if not self._gated:
+            raise ModelError(
+                f"The solver {self.solver!r} keeps facts in the weights, which memories cannot"
+                " share: use the solver 'gated'."
+            )
+        other = copy.copy(self)
+        other._all_gated = True
+        other._remembered, other._recall, other._seen = {}, None, _NEVER
+        with self._lock:
+            other._memory = Memory.open(memory, self._memory.binding)
+            other._try_refresh()
+        return other
+
     @property
     def transformer(self) -> Any:
         """The Transformers model, its weights those of the base and of all remembered facts.
@@ -246,6 +270,11 @@ class Model:
         with self._lock:
             self._refresh()
             return self._transformer
+
+    @property
+    def generator(self) -> Generator:
+        """What turns conversations into tokens, and where the context and an answer end."""
+        return self._generator
 
     @property
     def binding(self) -> Binding:
@@ -324,6 +353,41 @@ class Model:
             with closing(pieces):
                 yield from pieces if thoughts else after_thoughts(pieces)
 
+    def asked(self, conversation: Sequence[Mapping[str, str]]) -> Asked:
+        """A conversation that ends in a query, as `ask` puts it to the model.
+
+        A system turn at its beginning stands in the place of the prompt that it is served with.
+        Raises LessonError as `ask` does.
+        """
+        system, turns = self.system, list(conversation)
+        if turns and turns[0]["role"] == "system":
+            system = turns.pop(0)["content"]
+        return self._asked(turns[-1]["content"], system, earlier=turns[:-1])
+
+    def asked_text(self, text: str) -> Asked:
+        """A text to be gone on with as it is, without the chat template; all of it is the query.
+
+        Raises LessonError: an empty text, or one that does not fit into the context.
+        """
+        ids = tuple(self.tokenizer(text)["input_ids"])
+        if not ids or len(ids) >= self._generator.context:
+            raise LessonError(
+                f"The text is {len(ids)} tokens long and the model reads 1 to"
+                f" {self._generator.context - 1}: change it."
+            )
+        return Asked(ids, text, (0, len(ids)))
+
+    def recalling(self, queries: Sequence[str] = ()) -> Recall | None:
+        """The facts that act behind the gate as of now, ready to be called to mind by `queries`.
+
+        For those who run the passes themselves (`qf.recall.acting`); None where there are none.
+        """
+        with self._lock:
+            self._refresh()
+            if self._recall is not None:
+                self._recall.prepare(queries)
+            return self._recall
+
     # Learning (QF-instruct, QF-update, solve)
 
     def learn(
@@ -337,6 +401,7 @@ class Model:
         rewordings: int | Sequence[str] | None = None,
         verify: bool = True,
         rollback: bool = False,
+        on_step: OnStep = lambda _name, _what: None,
     ) -> Fact:
         """Learn to answer `query` as the model does when it is given `instruction`.
 
@@ -352,7 +417,8 @@ class Model:
         conversation too. Where that fails, first every token of
         the answer is learned (if `significance` was "auto"), then the lesson from a pass in which
         the answer has been given once already, which carries over any wording. Where all fail,
-        `verified` is False and, with `rollback`, nothing is kept.
+        `verified` is False and, with `rollback`, nothing is kept. `on_step` is told of each step
+        as it is done (see OnStep).
 
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
@@ -363,17 +429,20 @@ class Model:
             self._memory.writable()
             self._refresh()
             lesson = self._lesson(instruction, query, answer, significance, picture)
+            on_step("question", lesson)
             if rewordings is None:
                 rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
+            on_step("rewordings", others)
             before = self.ask(lesson.query) if verify else ""
+            on_step("before", before)
             said = words(lesson.query)
             asked = {(system, *said) for system in self.systems}
             old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
             try:
-                fact, taught = self._teach(lesson, others, kept, verify)
+                fact, taught = self._teach(lesson, others, kept, verify, on_step)
                 fact = replace(fact, before=before)
                 if replaced:
                     fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
@@ -418,6 +487,27 @@ class Model:
         """All remembered facts, in the order of teaching."""
         with self._lock:
             return self._memory.facts()
+
+    def fact(self, fact_id: str) -> tuple[Fact, FactRows]:
+        """A remembered fact with its rows, by its id or the beginning of it; else MemoryFault."""
+        with self._lock:
+            return self._memory.rows([fact_id])[0]
+
+    def learned_tokens(
+        self, taught: Lesson | Fact, rows: FactRows, ids: Sequence[int] = ()
+    ) -> list[LearnedToken]:
+        """The tokens of an answer and the end of its turn, with what the rows changed of each.
+
+        `ids` are the learned tokens, for rows that are in W, where tokens left free have none.
+        """
+        fields = taught.instruction, taught.query, taught.answer, taught.significance
+        learned = self._pair(Lesson(*fields), False, self._places()[0])[1].learned
+        texts = pieces(self.tokenizer, learned)
+        if len(rows.keys) != len(learned) or rows.outputs is None:
+            return [LearnedToken(x, t in ids, None) for x, t in zip(texts, learned, strict=True)]
+        change = (rows.deltas.norm(dim=1) / rows.outputs.norm(dim=1)).nan_to_num().clamp(0, 1)
+        each = zip(texts, rows.significance.tolist(), change.tolist(), strict=True)
+        return [LearnedToken(text, s > 0, c) for text, s, c in each]
 
     def forget(self, fact_id: str) -> Fact:
         """Forget one fact, by its id or the beginning of it: as if it had never been taught.
@@ -860,6 +950,7 @@ class Model:
         others: Sequence[str],
         kept: Mapping[str, Remembered],
         verify: bool,
+        on_step: OnStep,
     ) -> tuple[Fact, Remembered]:
         """Learn beside the `kept` facts, by the first attempt that verifies.
 
@@ -872,7 +963,7 @@ class Model:
             if says_otherwise and not rehearsed:
                 continue
             started = time.perf_counter()
-            found = self._record(lesson, rehearsed, significance, self._gated)
+            found = self._record(lesson, rehearsed, significance, self._gated, on_step=on_step)
             says_otherwise = found.open_book_agrees is False
             if says_otherwise and not rehearsed:
                 continue
@@ -884,7 +975,9 @@ class Model:
             taught = replace(taught, held=rows)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
+            on_step("rows", taught.rows)
             verdict = self._verdict(lesson, others) if verify else _UNASKED
+            on_step("after", (verdict.after, verdict.verified))
             fact = Fact(
                 id=fact_id,
                 instruction=lesson.instruction,
@@ -984,6 +1077,7 @@ class Model:
         significance: Significance,
         gated: bool,
         logits: bool = False,
+        on_step: OnStep = lambda _name, _what: None,
     ) -> Rows:
         """QF-instruct and QF-update, under the base weights.
 
@@ -994,6 +1088,7 @@ class Model:
             significance = None
         instruct, update = self._pair(lesson, rehearsed, self._places()[0])
         check_fits(instruct, self._generator.context)
+        on_step("passes", (instruct, update))
         with self.base_weights():
             return rows(
                 self._transformer,
@@ -1074,7 +1169,7 @@ class Model:
         return Found(made.pooled, Recorded(made.keys, made.outputs, made.significance))
 
     def _in_weights(self, fact: Remembered) -> bool:
-        return not self._gated or fact.consolidated
+        return not self._gated or (fact.consolidated and not self._all_gated)
 
     def _measured(self, fact: Remembered) -> torch.Tensor:
         """The pooled activations of the fact's wordings, in the layer that the gate looks at."""
@@ -1240,6 +1335,21 @@ class Stored:
     def rows(self) -> FactRows:
         """What is stored, or what was made of it so that it can act."""
         return self._read() if self.completed is None else self.completed
+
+
+OnStep = Callable[[str, Any], None]
+"""Told of the steps of a learn, by name: "question" with the Lesson, "rewordings" with the other
+wordings, "before" with the answer; then for each attempt "passes" with the sequences of QF-instruct
+and QF-update (AlignedTokens), "rows" with the FactRows, and "after" with (answer, verified)."""
+
+
+@dataclass(frozen=True)
+class LearnedToken:
+    """A token of an answer: whether it was learned, and ‖r‖ / ‖y‖, from 0 to 1, where known."""
+
+    text: str
+    learned: bool
+    change: float | None
 
 
 @dataclass(frozen=True)
@@ -1410,6 +1520,20 @@ def _attempts(significance: Significance, gated: bool) -> Iterator[tuple[str, bo
         yield "learned every token of the answer", False, None
         significance = None
     yield _REHEARSED, True, significance
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token, so that together they are the text of all.
+
+    A character of several tokens is given with the last of them.
+    """
+    found, shown = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False)
+        text = text if not text.endswith("\ufffd") or end == len(ids) else shown
+        found.append(text[len(shown) :])
+        shown = text
+    return found
 
 
 def _stored(parts: Sequence[Rows]) -> FactRows:

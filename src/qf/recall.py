@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,74 +162,124 @@ class Recall:
         held = {name for word in said for name in self._mentions.get(word, ())}
         return sorted(n for n in held if fits(self._facts[n]))
 
-    def chosen(self, query: str, pooled: Tensor) -> list[str]:
-        """The ids of the facts that a query calls to mind, by its pooled activations (D,)."""
+    def cosines(self, query: str, pooled: Tensor) -> dict[str, float]:
+        """How near each fact whose subject a query mentions is to it, by its pooled (D,)."""
         names = self.candidates(query)
         if not names:
-            return []
+            return {}
         address = self.gate.address(pooled[None].cpu())[0]
-        cosines = {n: float((self.addresses(n) @ address).max()) for n in names}
-        least = max(self.gate.threshold, max(cosines.values()) - MARGIN)
-        passing = [n for n in names if cosines[n] >= least]
-        return sorted(passing, key=lambda n: -cosines[n])[:TOGETHER]
+        return {n: float((self.addresses(n) @ address).max()) for n in names}
 
-    def readout(self, names: Sequence[str], device: torch.device) -> Readout:
-        """The rows of these facts, to be read at the positions of one answer."""
-        return Readout([self.recorded(name) for name in sorted(names)], device)
+    def chosen(self, query: str, pooled: Tensor) -> list[str]:
+        """The ids of the facts that a query calls to mind, by its pooled activations (D,)."""
+        return [name for _, name in called_to_mind([self], query, pooled)]
 
-    @contextmanager
     def acting(
         self, model: Any, family: Family, layer: int, asked: Sequence[Asked], longest: int
-    ) -> Iterator[None]:
-        """Let the facts act on the batch of prompts, padded on the left to `longest`, inside.
+    ) -> AbstractContextManager[None]:
+        """Let the facts act on the batch of prompts, padded on the left to `longest`, inside."""
+        reading = Reading(self.gate.layer, asked, longest, [[self]] * len(asked))
+        return acting(model, family, layer, [None] * len(asked), reading)
 
-        They act on the last position of each pass: the end of the prompt, then one token at a time.
-        """
-        readouts: list[Readout | None] | None = None
-        seen: dict[str, Tensor] = {}
 
-        def rows_of(x: Tensor) -> Tensor:
-            return x.reshape(len(asked), -1, x.shape[-1])  # (batch, L, any), however it came
+def called_to_mind(
+    recalls: Sequence[Recall], query: str, pooled: Tensor
+) -> list[tuple[Recall, str]]:
+    """The facts of several memories that a query calls to mind together, the nearest first."""
+    cosines = [(c, r, n) for r in recalls for n, c in r.cosines(query, pooled).items()]
+    if not cosines:
+        return []
+    least = max(recalls[0].gate.threshold, max(c for c, _, _ in cosines) - MARGIN)
+    passing = [found for found in cosines if found[0] >= least]
+    return [(r, n) for _, r, n in sorted(passing, key=lambda f: -f[0])[:TOGETHER]]
 
-        def on_the_way_up(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal readouts
-            if readouts is not None:
-                return
-            u, readouts = rows_of(inputs[0]), []
-            for row, a in enumerate(asked):
-                shift = longest - len(a.ids)
-                mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
-                names = self.chosen(a.query, mean)
-                readouts.append(self.readout(names, u.device) if names else None)
 
-        def at_residual(v: Tensor) -> None:
-            seen["v"] = rows_of(v)[:, -1]
+def readout(
+    recalls: Sequence[Recall], query: str, pooled: Tensor, device: torch.device
+) -> Readout | None:
+    """The rows of the facts that a query calls to mind, for one answer; None where it calls none.
 
-        def at_projection(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            seen["u"] = rows_of(inputs[0])[:, -1]
+    Where two memories were taught the same question, the answer of the first is read.
+    """
+    found = called_to_mind(recalls, query, pooled)
+    if not found:
+        return None
+    found.sort(key=lambda f: (recalls.index(f[0]), f[1]))
+    return Readout([recall.recorded(name) for recall, name in found], device)
 
-        def at_the_layer(_m: Any, _i: Any, added: Tensor) -> Tensor | None:
-            acting = [(row, r) for row, r in enumerate(readouts or ()) if r is not None]
-            if not acting:
-                return None
-            u, v = seen["u"], seen["v"].to(added.device).float()
-            changed = added.clone(memory_format=torch.contiguous_format)
-            last = rows_of(changed)[:, -1]
-            for row, readout in acting:
-                y = readout.output(u[row], last[row].float() + v[row])
-                last[row] = (y - v[row]).to(added.dtype)
-            return changed
 
-        below = family.projection(family.layer(model, self.gate.layer))
-        block = family.layer(model, layer)
-        hooks = [
-            below.register_forward_pre_hook(on_the_way_up),
-            *family.on_residual(block, at_residual),
-            family.projection(block).register_forward_pre_hook(at_projection),
-            family.added(block).register_forward_hook(at_the_layer),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+@dataclass(frozen=True)
+class Reading:
+    """Prompts that the next pass reads, padded on the left to `longest`, each with its memories.
+
+    The facts of a prompt are chosen by its activations in the layer `gate_layer`.
+    """
+
+    gate_layer: int
+    asked: Sequence[Asked]
+    longest: int
+    memories: Sequence[Sequence[Recall]]
+
+
+@contextmanager
+def acting(
+    model: Any,
+    family: Family,
+    layer: int,
+    readouts: list[Readout | None],
+    reading: Reading | None = None,
+) -> Iterator[None]:
+    """Let `readouts[i]` act on the i-th sequence of a batch inside; None changes nothing there.
+
+    They act on the last position of each pass: the end of the prompt, then one token at a time.
+    With a `reading`, the first pass fills in `readouts` on its way up.
+    """
+    seen: dict[str, Tensor] = {}
+    unread = reading is not None
+
+    def rows_of(x: Tensor) -> Tensor:
+        return x.reshape(len(readouts), -1, x.shape[-1])  # (batch, L, any), however it came
+
+    def on_the_way_up(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal unread
+        if not unread:
+            return
+        assert reading is not None
+        u, unread = rows_of(inputs[0]), False
+        for row, (a, recalls) in enumerate(zip(reading.asked, reading.memories, strict=True)):
+            shift = reading.longest - len(a.ids)
+            mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
+            readouts[row] = readout(recalls, a.query, mean, u.device)
+
+    def at_residual(v: Tensor) -> None:
+        seen["v"] = rows_of(v)[:, -1]
+
+    def at_projection(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        seen["u"] = rows_of(inputs[0])[:, -1]
+
+    def at_the_layer(_m: Any, _i: Any, added: Tensor) -> Tensor | None:
+        in_use = [(row, r) for row, r in enumerate(readouts) if r is not None]
+        if not in_use:
+            return None
+        u, v = seen["u"], seen["v"].to(added.device).float()
+        changed = added.clone(memory_format=torch.contiguous_format)
+        last = rows_of(changed)[:, -1]
+        for row, r in in_use:
+            y = r.output(u[row], last[row].float() + v[row])
+            last[row] = (y - v[row]).to(added.dtype)
+        return changed
+
+    block = family.layer(model, layer)
+    hooks = [
+        *family.on_residual(block, at_residual),
+        family.projection(block).register_forward_pre_hook(at_projection),
+        family.added(block).register_forward_hook(at_the_layer),
+    ]
+    if reading is not None:
+        below = family.projection(family.layer(model, reading.gate_layer))
+        hooks.insert(0, below.register_forward_pre_hook(on_the_way_up))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

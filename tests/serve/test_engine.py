@@ -1,0 +1,254 @@
+"""Many requests at once: equal answers, one version of memory for each, bounds, leaving."""
+
+import asyncio
+import json
+import socket
+import threading
+from itertools import pairwise
+from typing import Any
+
+import openai
+import pytest
+
+from qf.serve.serving import Settings
+from tests.serve.conftest import Start
+from tests.serve.servers import HOLLOW, HOLLOW_TOLD, UNKNOWN, Hold, Server, until
+
+QUESTIONS = [
+    HOLLOW[1],
+    "Who started Alibaba?",
+    "What is the capital of France?",
+    "Can you tell me who designed the Hollow Bridge?",
+    "Hello!",
+    "Who leads Orvane, which I have never heard of before today, if I may ask?",
+]
+
+
+def chat(server: Server, query: str, model: str = "qf/default", **more: Any) -> Any:
+    messages = [{"role": "user", "content": query}]
+    return server.openai().chat.completions.create(model=model, messages=messages, **more)
+
+
+def said(chunks: Any) -> str:
+    return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+
+
+def test_sixteen_at_once_are_answered_as_each_alone(start: Start) -> None:
+    server = start()
+    for space, who in (("default", "Ada Quist"), ("other", "Bo Lark")):
+        server.http().post("/v1/spaces", json={"name": space})
+        server.teach(f"{who} designed the Hollow Bridge.", HOLLOW[1], space=space)
+    asked = [
+        (question, model)
+        for model in ("qf/default", "qf/other", "qf/base")
+        for question in QUESTIONS
+    ][:16]
+    alone = [server.ask(q, m, max_tokens=24) for q, m in asked]
+    assert alone[0] == HOLLOW_TOLD and alone[6] == "The Hollow Bridge was designed by Bo Lark."
+    assert alone[12] == UNKNOWN
+
+    async def together() -> list[str]:
+        url = f"{server.url}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+
+            async def one(query: str, model: str) -> str:
+                messages: Any = [{"role": "user", "content": query}]
+                stream = await client.chat.completions.create(
+                    model=model, messages=messages, stream=True, max_tokens=24
+                )
+                return said([chunk async for chunk in stream])
+
+            return await asyncio.gather(*(one(q, m) for q, m in asked))
+
+    assert asyncio.run(together()) == alone
+
+
+def test_a_reply_keeps_the_facts_that_it_began_with(start: Start) -> None:
+    server = start()
+    hold = Hold(server)
+    known = server.teach(*HOLLOW)
+    other = ("Cy Munt designed the Hollow Bridge.", HOLLOW[1])
+
+    hold.on()
+    stream = chat(server, HOLLOW[1], stream=True)
+    first = [next(stream), next(stream)]
+    server.teach(*other)  # acknowledged while the stream is held
+    hold.off()
+    assert said([*first, *stream]) == HOLLOW_TOLD
+    assert server.ask(HOLLOW[1]) == "The Hollow Bridge was designed by Cy Munt."
+    facts = server.http().get("/v1/facts").json()["data"]
+    assert [f["note"] for f in facts] == [f"replaces {known['id']} ({HOLLOW_TOLD})"]
+
+    hold.on()
+    stream = chat(server, HOLLOW[1], stream=True)
+    first = [next(stream), next(stream)]
+    assert server.http().delete(f"/v1/facts/{facts[0]['id']}").status_code == 200
+    hold.off()
+    assert said([*first, *stream]) == "The Hollow Bridge was designed by Cy Munt."
+    assert server.ask(HOLLOW[1]) == UNKNOWN
+
+
+def test_between_two_steps_one_fact_is_learned_at_most(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    order: list[str] = []
+    write, take = server.serving.audit.write, server.serving.engine._take
+
+    def learned(*args: str) -> None:
+        order.append("learn")
+        write(*args)
+
+    def stepped(*args: Any) -> None:
+        order.append("step")
+        take(*args)
+
+    monkeypatch.setattr(server.serving.audit, "write", learned)
+    monkeypatch.setattr(server.serving.engine, "_take", stepped)
+    hold = Hold(server)
+    hold.on()
+    stream = chat(server, "Who started Alibaba?", stream=True)
+    next(stream)
+    facts = [(f"{n} leads Orvane {i}.", f"Who leads Orvane {i}?") for i, n in enumerate("ABC")]
+    threads = [threading.Thread(target=server.teach, args=fact) for fact in facts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hold.off()
+    assert said(stream) == "Alibaba was started by Jack Ma."
+    places = [i for i, what in enumerate(order) if what == "learn"]
+    assert len(places) == 3
+    assert all("step" in order[a:b] for a, b in pairwise(places))
+
+
+def test_beyond_a_bound_requests_are_told_to_come_again(start: Start) -> None:
+    server = start(rows=1, waiting=2)
+    hold = Hold(server)
+    hold.on()
+    first = chat(server, "Who started Alibaba?", stream=True)
+    next(first)  # it has the only place
+    replies: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: replies.append(chat(server, "Who started Alibaba?")))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    until(lambda: server.serving.engine.load()["waiting"] == 2)
+    with pytest.raises(openai.RateLimitError) as refused:
+        chat(server, "Who started Alibaba?")
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+    assert refused.value.code == "queue_full"
+    hold.off()
+    for thread in threads:
+        thread.join()
+    assert [r.choices[0].message.content for r in replies] == [
+        "Alibaba was started by Jack Ma."
+    ] * 2
+    assert "Alibaba" in said(first)
+
+
+def test_beyond_a_bound_facts_are_told_to_come_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    monkeypatch.setattr("qf.serve.engine.JOBS", 0)
+    reply = server.http().post("/v1/facts", json={"instruction": HOLLOW[0]})
+    assert reply.status_code == 429 and int(reply.headers["retry-after"]) >= 1
+    assert reply.json()["error"]["code"] == "queue_full"
+    monkeypatch.setattr("qf.serve.engine.LOOKS", 0)
+    assert server.http().get("/v1/facts").status_code == 429
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_place(start: Start, stream: bool) -> None:
+    server = start(rows=1)
+    hold, engine = Hold(server), server.serving.engine
+    hold.on()
+    host, port = server.url.removeprefix("http://").split(":")
+    body = {"model": "qf/base", "messages": [{"role": "user", "content": "Who started Alibaba?"}]}
+    content = json.dumps({**body, "stream": stream}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    steps: list[int] = []
+    kept = engine._take
+    engine._take = lambda *a: (steps.append(1), kept(*a))[1]  # type: ignore[method-assign]
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(head.encode() + content)
+        until(lambda: engine.load()["running"] == 1)
+        streams = list(engine._streams)
+    until(lambda: streams[0].gone)
+    hold.off()
+    until(lambda: engine.load()["running"] == 0)
+    assert len(steps) <= 3  # and not to the end of the reply
+    assert server.ask("Who started Alibaba?") == "Alibaba was started by Jack Ma."
+
+
+def test_a_reply_that_takes_too_long_is_given_up(start: Start) -> None:
+    server = start(Settings(timeout=0.2))
+    hold = Hold(server)
+    hold.on()
+    timer = threading.Timer(0.5, hold.off)
+    timer.start()
+    with pytest.raises(openai.InternalServerError) as late:
+        chat(server, "Who started Alibaba?")
+    assert late.value.status_code == 504 and late.value.code == "timeout"
+    timer.join()
+    hold.on()
+    stream = chat(server, "Who started Alibaba?", stream=True)
+    next(stream)
+    timer = threading.Timer(0.5, hold.off)
+    timer.start()
+    with pytest.raises(openai.APIError) as late_too:
+        list(stream)
+    assert late_too.value.code == "timeout"
+    timer.join()
+
+
+def test_a_step_that_fails_costs_its_replies_alone(start: Start) -> None:
+    server = start()
+    batch: Any = server.serving.engine._batch
+    step = batch.step
+
+    def fails(*_: Any) -> Any:
+        batch.step = step
+        raise RuntimeError("out of memory, at a secret place")
+
+    batch.step = fails
+    with pytest.raises(openai.InternalServerError) as failed:
+        chat(server, "Who started Alibaba?")
+    assert failed.value.status_code == 500 and "secret" not in str(failed.value)
+
+    hold, join = Hold(server), batch.join
+    hold.on()
+    running = chat(server, "Who started Alibaba?", stream=True)
+    next(running)
+    hold.off()
+    batch.join = fails
+    with pytest.raises(openai.InternalServerError):
+        chat(server, "Hello!")
+    batch.join = join
+    assert said(running) == "Alibaba was started by Jack Ma."
+    assert server.ask("Who started Alibaba?") == "Alibaba was started by Jack Ma."
+
+
+def test_a_server_that_ends_finishes_its_replies(start: Start) -> None:
+    server = start()
+    hold = Hold(server)
+    hold.on()
+    stream = chat(server, "Who started Alibaba?", stream=True)
+    next(stream)
+    stopping = threading.Thread(
+        target=lambda: asyncio.run_coroutine_threadsafe(
+            server.serving.engine.stop(), server.serving.engine._loop
+        ).result()
+    )
+    stopping.start()
+    until(lambda: server.serving.engine._stopping)
+    with pytest.raises(openai.InternalServerError) as refused:
+        chat(server, "Who started Alibaba?")
+    assert refused.value.status_code == 503 and refused.value.code == "shutting_down"
+    hold.off()
+    assert said(stream) == "Alibaba was started by Jack Ma."
+    stopping.join()

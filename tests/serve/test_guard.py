@@ -1,0 +1,86 @@
+"""What is refused before anything is read, and what responses carry."""
+
+import http.client
+from pathlib import Path
+
+import pytest
+
+from qf.errors import QFError
+from qf.serve.errors import APIError
+from qf.serve.guard import Rates
+from qf.serve.keys import Keys
+from qf.serve.server import check_address
+from qf.serve.serving import Settings
+from tests.serve.conftest import Start
+from tests.serve.servers import Server
+
+
+def status(server: Server, headers: dict[str, str], method: str = "POST") -> int:
+    """The status of a request with exactly these headers."""
+    host = server.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request(method, "/v1/spaces", b'{"name": "made"}', {"Host": host, **headers})
+    found = connection.getresponse().status
+    connection.close()
+    return found
+
+
+def test_pages_of_other_origins_may_do_nothing(shared: Server) -> None:
+    json = {"Content-Type": "application/json"}
+    assert status(shared, json) in (200, 201)
+    assert status(shared, {**json, "Origin": shared.url}) == 200
+    assert status(shared, {**json, "Origin": "https://evil.example"}) == 403
+    assert status(shared, {"Content-Type": "text/plain", "Origin": "null"}) == 403
+    assert status(shared, {"Host": "evil.example"}, "GET") == 403  # a name made to point here
+    preflight = shared.http().options("/v1/facts", headers={"Origin": "https://evil.example"})
+    assert preflight.status_code == 403
+    assert not [h for h in preflight.headers if h.startswith("access-control")]
+
+
+def test_responses_carry_a_policy_and_an_id(shared: Server) -> None:
+    for path in ("/", "/health", "/nothing", "/v1/models"):
+        headers = shared.http().get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-request-id"]
+    mine = shared.http().get("/health", headers={"X-Request-Id": "mine-1"})
+    assert mine.headers["x-request-id"] == "mine-1"
+    other = shared.http().get("/health", headers={"X-Request-Id": "a b" * 99})
+    assert other.headers["x-request-id"].startswith("req-")
+
+
+def test_a_public_address_needs_keys(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    for host in ("127.0.0.1", "localhost", "::1"):
+        check_address(host, keys)
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        with pytest.raises(QFError, match="qf keys add"):
+            check_address(host, keys)
+    keys.add("a", ["a"], ["chat"])
+    check_address("0.0.0.0", keys)
+
+
+def test_a_key_that_comes_too_often_is_told_when_to_come_again(
+    start: Start, tmp_path: Path
+) -> None:
+    key = Keys(tmp_path).add("a", ["a"], ["chat"])[1]
+    client = start(Settings(rate=3)).http(key)
+    replies = [client.get("/v1/models") for _ in range(4)]
+    assert [r.status_code for r in replies] == [200, 200, 200, 429]
+    assert replies[-1].json()["error"]["code"] == "rate_limit_exceeded"
+    assert 1 <= int(replies[-1].headers["retry-after"]) <= 21
+
+
+def test_a_rate_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("qf.serve.guard.time.monotonic", lambda: now[0])
+    rates = Rates(60)
+    for _ in range(60):
+        rates.check("a")
+    with pytest.raises(APIError):
+        rates.check("a")
+    rates.check("b")
+    now[0] += 1
+    rates.check("a")
+    with pytest.raises(APIError):
+        rates.check("a")
