@@ -8,11 +8,12 @@ import { openLayers, startLayers } from "./layers.js";
 import { emit, on, state } from "./state.js";
 import { startStudy } from "./study.js";
 
-const TRY = ["Who started Oxinnovate?", "Who started Alibaba?", "What can you do?"];
+const TRY = ["Who started Oxinnovate?", "Who started Alibaba?", "What is the capital of France?"];
 
 start();
 
 function start() {
+  state.space = new URLSearchParams(location.hash.slice(1)).get("space") ?? state.space;
   startChat();
   startFacts();
   startStudy();
@@ -55,13 +56,14 @@ async function connect() {
 function use(space) {
   state.space = space;
   byId("space").value = space;
+  history.replaceState(null, "", `#space=${space}`); // to come back to, and to send to others
   emit("space", space);
 }
 
 function described({ name, parameters, layers, layer }) {
   if (!name) return "";
   const size = parameters ? `, ${compact(parameters)} parameters` : "";
-  return `${name} model${size}, taught at layer ${layer} of ${layers}`;
+  return `${name} model${size}, ${layers} layers, taught at layer ${layer}`;
 }
 
 const compact = (n) => new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n);

@@ -14,6 +14,7 @@ let shown = PAGE; // how many facts are asked for
 let total = null;
 let cards = new Map(); // id -> {fact, element, forgotten}
 let teaching = false;
+let lessonOf = null; // the id of the fact whose lesson is shown
 
 const path = (rest = "") => `/v1/facts${rest}${rest.includes("?") ? "&" : "?"}space=${encodeURIComponent(state.space)}`;
 
@@ -71,6 +72,8 @@ async function teach() {
   const { space } = state;
   const lesson = new Lesson(given.statement);
   byId("lesson").replaceChildren(lesson.element);
+  byId("welcome").hidden = true;
+  lesson.element.scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
   busy(true);
   try {
     const body = { instruction: given.statement, space, stream: true };
@@ -84,6 +87,7 @@ async function teach() {
     if (!fact) throw new Error("The server stopped before the fact was learned: teach it again.");
     if (space !== state.space) return undefined;
     for (const id of ["statement", "query", "answer"]) byId(id).value = "";
+    lessonOf = fact.id;
     lesson.actions.append(...afterwards(fact));
     announce(outcome(fact));
     happened("learned", fact.instruction);
@@ -95,6 +99,8 @@ async function teach() {
   }
   return undefined;
 }
+
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function refused(statement) {
   const most = state.limits.fact_chars;
@@ -143,11 +149,7 @@ const afterwards = (fact) => [
     {
       type: "button",
       class: "quiet",
-      onclick: () => {
-        const card = cards.get(fact.id);
-        byId("lesson").replaceChildren();
-        if (card) forget(card);
-      },
+      onclick: () => cards.has(fact.id) && forget(cards.get(fact.id)),
     },
     fact.verified === false ? "Forget it, nothing is lost" : "Forget it",
   ),
@@ -289,6 +291,7 @@ async function forget(card) {
   try {
     const done = await call(path(`/${encodeURIComponent(card.fact.id)}`), { method: "DELETE" });
     card.forgotten = true;
+    if (card.fact.id === lessonOf) byId("lesson").replaceChildren();
     gone(card, done.undo_seconds ?? state.limits.undo_seconds, space);
     announce(`Forgot: ${card.fact.instruction} Undo is possible.`);
     happened("forgot", card.fact.instruction);

@@ -9,7 +9,6 @@ const SERIES = [
   ["other", "other words"],
   ["kept", "known before, kept"],
 ];
-const WIDTH = 460;
 const HEIGHT = 230;
 const EDGE = { left: 40, right: 12, top: 14, bottom: 34 };
 
@@ -78,25 +77,26 @@ function draw(data, { best, layer, count }) {
 }
 
 function chart(data, layers, best) {
-  const x = (i) => EDGE.left + ((WIDTH - EDGE.left - EDGE.right) * (i + 0.5)) / layers;
+  const width = Math.min(480, Math.max(260, byId("panel-layers").clientWidth - 36)); // so that type keeps its size
+  const x = (i) => EDGE.left + ((width - EDGE.left - EDGE.right) * (i + 0.5)) / layers;
   const y = (share) => EDGE.top + (HEIGHT - EDGE.top - EDGE.bottom) * (1 - share);
   const step = Math.ceil(layers / 16);
-  const band = (WIDTH - EDGE.left - EDGE.right) / layers;
+  const band = (width - EDGE.left - EDGE.right) / layers;
   const told = data.map((s) => `layer ${s.layer}: ${SERIES.map(([k, name]) => `${name} ${percent(s[k])}`).join(", ")}`);
   const element = svg(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart", role: "img", "aria-label": `Right answers by the layer taught; ${told.join("; ")}` },
+    { viewBox: `0 0 ${width} ${HEIGHT}`, class: "chart", role: "img", "aria-label": `Right answers by the layer taught; ${told.join("; ")}` },
     best === null || best === undefined
       ? null
       : svg("rect", { class: "best", x: x(best) - band / 2, y: EDGE.top, width: band, height: y(0) - EDGE.top, rx: 4 }),
     ...[0, 0.5, 1].flatMap((share) => [
-      svg("line", { class: "grid", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(share), y2: y(share) }),
+      svg("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(share), y2: y(share) }),
       svg("text", { class: "tick", x: EDGE.left - 8, y: y(share) + 4, "text-anchor": "end" }, percent(share)),
     ]),
     ...Array.from({ length: layers }, (_, i) => i)
       .filter((i) => i % step === 0)
       .map((i) => svg("text", { class: "tick", x: x(i), y: y(0) + 18, "text-anchor": "middle" }, String(i))),
-    svg("text", { class: "tick", x: WIDTH - EDGE.right, y: HEIGHT - 2, "text-anchor": "end" }, "layer taught"),
+    svg("text", { class: "tick", x: width - EDGE.right, y: HEIGHT - 2, "text-anchor": "end" }, "layer taught"),
   );
   for (const [name] of [...SERIES].reverse()) {
     element.append(
