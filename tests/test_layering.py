@@ -37,6 +37,7 @@ MODEL = ["qf.model", "qf.loading", "qf.generate", *STORES]
 MAY_IMPORT = {
     "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.evaluate", "qf.bulk", "qf.demo", *MODEL],
     "qf.serve": ["qf", "qf.serve", *MODEL],
+    "qf.serve.commands": ["qf", "qf.cli", "qf.serve", "qf.errors"],
     "qf.evaluate": ["qf", "qf.evaluate", *MODEL],
     "qf.evaluate.datasets": ["qf.errors"],
     "qf.evaluate.metrics": [],
@@ -90,8 +91,9 @@ MAY_INSTALL: dict[str, list[str] | None] = {
     "qf.demo.measure": None,
 }
 
-# The one file that prints and exits.
+# The files that print and exit: the command line, and the commands that it takes from elsewhere.
 SPEAKER = "qf.cli"
+SPEAKERS = (SPEAKER, "qf.serve.commands")
 SPEECH = {"print", "exit", "quit", "SystemExit", "Console"}
 SPEECH_OF_MODULES = {
     "sys": {"exit", "stdout", "stderr"},
@@ -160,7 +162,7 @@ def import_faults(name: str, found: Import, known: dict[str, Path]) -> Iterator[
         allowed = MAY_INSTALL.get(entry(MAY_INSTALL, name))
         if allowed is not None and package not in allowed:
             yield f"line {found.line}: {name} may not import {package}"
-        if package == "typer" and not lies_in(name, SPEAKER):
+        if package == "typer" and name not in SPEAKERS:
             yield f"line {found.line}: only {SPEAKER} may import typer"
 
 
@@ -189,7 +191,7 @@ def faults(source: Path) -> list[str]:
         found = list(imports(tree, name, file.name == "__init__.py"))
         for item in found:
             out += (f"{name}, {fault}" for fault in import_faults(name, item, known))
-        if not lies_in(name, SPEAKER):
+        if name not in SPEAKERS:
             out += (f"{name}, {f}: only {SPEAKER} prints or exits" for f in speech(tree, found))
     return out
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from qf.errors import ModelError
+from qf.errors import MemoryFault, ModelError
 from qf.loading import Loaded
+from qf.memory import Memory
 from qf.model import Model
 from qf.recall import Recall
 from tests.samples import FACTS, OTHERS, calibrate_on_little
@@ -156,3 +157,37 @@ def test_what_is_not_mentioned_is_not_even_looked_at(build: Build) -> None:
     # who is not asked for by where, but may be by what
     assert recall.candidates("Where is Oxinnovate?") == []
     assert len(recall.candidates("What is the person called that started Oxinnovate?")) == 1
+
+
+def test_only_what_a_question_mentions_is_read_from_the_disk(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build()
+    facts = teach_all(first)
+    told = first.ask_many([q for _, q in FACTS])
+    first.close()
+    read: list[str] = []
+    whole = Memory.read
+    monkeypatch.setattr(Memory, "read", lambda self, f: read.append(f.id) or whole(self, f))
+    again = build()
+    assert again.ask(OTHERS[0]) and read == []
+    assert again.ask(FACTS[1][1]) == told[1] and set(read) == {facts[1].id}
+    assert again.ask_many([q for _, q in FACTS]) == told
+    assert set(read) == {f.id for f in facts}
+
+
+def test_damage_to_one_fact_is_told_of_by_its_own_question_alone(
+    build: Build, tmp_path: Path
+) -> None:
+    first = build()
+    facts = teach_all(first)
+    told = first.ask_many([q for _, q in FACTS])
+    first.close()
+    with closing(sqlite3.connect(tmp_path / "memory" / "facts.sqlite")) as file, file:
+        file.execute("UPDATE tensors SET content = x'00' WHERE position = 1")
+    again = build()
+    with pytest.raises(MemoryFault, match=f"fact {facts[0].id} .*damaged"):
+        again.ask(FACTS[0][1])
+    assert again.ask(FACTS[1][1]) == told[1]
+    again.forget(facts[0].id)
+    assert again.ask(FACTS[0][1]) != told[0]

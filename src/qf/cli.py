@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qf.errors import LessonError, QFError
+from qf.serve.commands import add_to
 
 if TYPE_CHECKING:
     from qf.export import Exported
@@ -1096,6 +1097,9 @@ def _figure(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if name == "seconds_per_fact" else f"{value:.1f}"
+
+
+add_to(app)
 
 
 def main() -> NoReturn:

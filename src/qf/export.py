@@ -33,10 +33,10 @@ from torch import Tensor
 from qf import qf_memory
 from qf.errors import MemoryFault, QFError
 from qf.memory import Binding, Fact, FactRows, fact_of
-from qf.method.gate import TOGETHER, Gate
+from qf.method.gate import TOGETHER
 from qf.method.readout import FOLLOWS
 from qf.method.solve import Update
-from qf.recall import MARGIN, MENTIONED, Known
+from qf.recall import MARGIN, MENTIONED, Recall
 
 MANIFEST = "qf.json"
 LOADER = "qf_memory.py"
@@ -225,8 +225,8 @@ def write_manifest(directory: Path, form: str, binding: Binding, facts: Sequence
 
 def write_gated(
     path: Path,
-    facts: Sequence[tuple[Fact, Known]],
-    gate: Gate,
+    facts: Sequence[Fact],
+    recall: Recall,
     modules: Mapping[str, str],
     fingerprint: str,
     binding: Binding,
@@ -234,15 +234,15 @@ def write_gated(
 ) -> str:
     """Write facts and their gate as one file, and beside it the loader; return a name for it.
 
-    `modules` are the full names of those that the loader looks at, `fingerprint` is what it tells
-    the model by.
+    `recall` holds the facts, by their ids. `modules` are the full names of those that the loader
+    looks at, `fingerprint` is what it tells the model by.
 
     Raises QFError: one of the two files is there, and not to be replaced.
     """
-    facts = sorted(facts, key=lambda f: f[0].id)
-    rows = [known.recorded for _, known in facts]
+    facts, gate = sorted(facts, key=lambda f: f.id), recall.gate
+    rows = [recall.recorded(f.id) for f in facts]
     tensors = {
-        "addresses": torch.cat([known.addresses for _, known in facts]),
+        "addresses": torch.cat([recall.addresses(f.id) for f in facts]),
         "keys": torch.cat([r.keys for r in rows]),
         "outputs": torch.cat([r.outputs for r in rows]),
         "significance": torch.cat([r.significance for r in rows]),
@@ -259,7 +259,7 @@ def write_gated(
         "follows": FOLLOWS,
         "fingerprint": fingerprint,
         "modules": dict(modules),
-        "facts": _placed(facts),
+        "facts": _placed(facts, recall),
     }
     told = {"format": qf_memory.FORMAT, "settings": json.dumps(settings, sort_keys=True)}
     content = safetensors.torch.save(_plain(tensors), told)
@@ -272,13 +272,15 @@ def write_gated(
     return _name(content)
 
 
-def _placed(facts: Sequence[tuple[Fact, Known]]) -> list[dict[str, Any]]:
+def _placed(facts: Sequence[Fact], recall: Recall) -> list[dict[str, Any]]:
     """What is known of each fact, and which addresses and rows are its own: [from, to)."""
     placed, address, row = [], 0, 0
-    for fact, known in facts:
-        ends = address + len(known.addresses), row + len(known.recorded.keys)
+    for fact in facts:
+        count = len(recall.recorded(fact.id).keys)
+        ends = address + len(recall.addresses(fact.id)), row + count
+        found_by = {"cue": recall.cue(fact.id), "tells": sorted(recall.tells(fact.id))}
         where = {"addresses": [address, ends[0]], "rows": [row, ends[1]]}
-        placed.append({**_brief(fact), "cue": known.cue, "tells": sorted(known.tells), **where})
+        placed.append({**_brief(fact), **found_by, **where})
         address, row = ends
     return placed
 

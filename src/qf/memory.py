@@ -227,6 +227,14 @@ class Memory:
                 facts = [self._find(facts, name) for name in ids]
             return [(fact, self._rows(database, fact)) for fact in facts]
 
+    def read(self, fact: Fact) -> FactRows:
+        """Return the rows of one fact, without a look at the others.
+
+        Raises MemoryFault: rows that are damaged, or gone since (names the fact).
+        """
+        with self._reading() as database:
+            return self._rows(database, fact)
+
     # Changing: each is one transaction, on the disk when the call returns
 
     def add(self, fact: Fact, rows: FactRows, *, replacing: Iterable[str] = ()) -> None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,7 +56,7 @@ from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
 from qf.qf_memory import fingerprint
-from qf.recall import Asked, Recall
+from qf.recall import Asked, Found, Recall
 from qf.study import reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
@@ -160,6 +162,7 @@ class Model:
         self._base = self._learned = self.family.weight(self._projection)
         self._calibrated = calibrate and solver != "paper"
         self._gated = solver == "gated"
+        self._all_gated = False
         self._unlearned = 0  # how many blocks of `base_weights` are open
         self._lock = threading.RLock()
         self._generator = Generator(loaded.transformer, self.tokenizer)
@@ -181,6 +184,28 @@ class Model:
         self._memory = Memory.open(memory, binding)
         self._try_refresh()
 
+    def beside(self, memory: Path) -> Model:
+        """The same transformer with the facts of another memory, all of which act behind the gate.
+
+        Several such models share one transformer, one gate and one lock: none of them changes W,
+        so that each can answer at any time. Facts that were consolidated act gated here, and stay
+        consolidated in the memory. This model itself is to have no facts in W.
+
+        Raises ModelError: this model's solver is not "gated"; MemoryFault as `load` does.
+        """
+        if not self._gated:
+            raise ModelError(
+                f"The solver {self.solver!r} keeps facts in the weights, which memories cannot"
+                " share: use the solver 'gated'."
+            )
+        other = copy.copy(self)
+        other._all_gated = True
+        other._remembered, other._recall, other._seen = {}, None, _NEVER
+        with self._lock:
+            other._memory = Memory.open(memory, self._memory.binding)
+            other._try_refresh()
+        return other
+
     @property
     def transformer(self) -> Any:
         """The Transformers model, its weights those of the base and of all remembered facts.
@@ -190,6 +215,11 @@ class Model:
         with self._lock:
             self._refresh()
             return self._transformer
+
+    @property
+    def generator(self) -> Generator:
+        """What turns conversations into tokens, and where the context and an answer end."""
+        return self._generator
 
     # Asking (QF-infer)
 
@@ -238,6 +268,41 @@ class Model:
             self._refresh()
             yield from self._generator.stream(prompt.ids, max_tokens, self._around([prompt]))
 
+    def asked(self, conversation: Sequence[Mapping[str, str]]) -> Asked:
+        """A conversation that ends in a query, as `ask` puts it to the model.
+
+        A system turn at its beginning stands in the place of the prompt that it is served with.
+        Raises LessonError as `ask` does.
+        """
+        system, turns = self.system, list(conversation)
+        if turns and turns[0]["role"] == "system":
+            system = turns.pop(0)["content"]
+        return self._asked(turns[-1]["content"], system, earlier=turns[:-1])
+
+    def asked_text(self, text: str) -> Asked:
+        """A text to be gone on with as it is, without the chat template; all of it is the query.
+
+        Raises LessonError: an empty text, or one that does not fit into the context.
+        """
+        ids = tuple(self.tokenizer(text)["input_ids"])
+        if not ids or len(ids) >= self._generator.context:
+            raise LessonError(
+                f"The text is {len(ids)} tokens long and the model reads 1 to"
+                f" {self._generator.context - 1}: change it."
+            )
+        return Asked(ids, text, (0, len(ids)))
+
+    def recalling(self, queries: Sequence[str] = ()) -> Recall | None:
+        """The facts that act behind the gate as of now, ready to be called to mind by `queries`.
+
+        For those who run the passes themselves (`qf.recall.acting`); None where there are none.
+        """
+        with self._lock:
+            self._refresh()
+            if self._recall is not None:
+                self._recall.prepare(queries)
+            return self._recall
+
     # Learning (QF-instruct, QF-update, solve)
 
     def learn(
@@ -250,6 +315,7 @@ class Model:
         rewordings: int | Sequence[str] | None = None,
         verify: bool = True,
         rollback: bool = False,
+        on_step: OnStep = lambda _name, _what: None,
     ) -> Fact:
         """Learn to answer `query` as the model does when it is given `instruction`.
 
@@ -261,7 +327,8 @@ class Model:
         With `verify` the query is asked before and after. Where that fails, first every token of
         the answer is learned (if `significance` was "auto"), then the lesson from a pass in which
         the answer has been given once already, which carries over any wording. Where all fail,
-        `verified` is False and, with `rollback`, nothing is kept.
+        `verified` is False and, with `rollback`, nothing is kept. `on_step` is told of each step
+        as it is done (see OnStep).
 
         Raises LessonError (what is to be learned cannot be), ModelError, MemoryFault; in each case
         weights and memory are as they were.
@@ -271,15 +338,18 @@ class Model:
             self._memory.writable()
             self._refresh()
             lesson = self._lesson(instruction, query, answer, significance)
+            on_step("question", lesson)
             if rewordings is None:
                 rewordings = REWORDINGS if verify else 0
             others = self._rewordings(lesson, rewordings)
+            on_step("rewordings", others)
             before = self.ask(lesson.query) if verify else ""
+            on_step("before", before)
             old = [k for k, r in self._remembered.items() if self._same_query(r, lesson.query)]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
             try:
-                fact, taught = self._teach(lesson, others, kept, verify)
+                fact, taught = self._teach(lesson, others, kept, verify, on_step)
                 fact = replace(fact, before=before)
                 if replaced:
                     fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
@@ -290,8 +360,9 @@ class Model:
             except BaseException:
                 self._install(self._remembered)
                 raise
-            self._remembered = {**kept, fact.id: taught}
+            self._remembered = {**kept, fact.id: self._remembering(fact, taught.rows)}
             self._seen = self._memory.version
+            self._gate(self._remembered)
             return fact
 
     def study(
@@ -323,6 +394,27 @@ class Model:
         """All remembered facts, in the order of teaching."""
         with self._lock:
             return self._memory.facts()
+
+    def fact(self, fact_id: str) -> tuple[Fact, FactRows]:
+        """A remembered fact with its rows, by its id or the beginning of it; else MemoryFault."""
+        with self._lock:
+            return self._memory.rows([fact_id])[0]
+
+    def learned_tokens(
+        self, taught: Lesson | Fact, rows: FactRows, ids: Sequence[int] = ()
+    ) -> list[LearnedToken]:
+        """The tokens of an answer and the end of its turn, with what the rows changed of each.
+
+        `ids` are the learned tokens, for rows that are in W, where tokens left free have none.
+        """
+        fields = taught.instruction, taught.query, taught.answer, taught.significance
+        learned = pair(self.tokenizer, Lesson(*fields), self.system)[1].learned
+        texts = pieces(self.tokenizer, learned)
+        if len(rows.keys) != len(learned) or rows.outputs is None:
+            return [LearnedToken(x, t in ids, None) for x, t in zip(texts, learned, strict=True)]
+        change = (rows.deltas.norm(dim=1) / rows.outputs.norm(dim=1)).nan_to_num().clamp(0, 1)
+        each = zip(texts, rows.significance.tolist(), change.tolist(), strict=True)
+        return [LearnedToken(text, s > 0, c) for text, s, c in each]
 
     def forget(self, fact_id: str) -> Fact:
         """Forget one fact, by its id or the beginning of it: as if it had never been taught.
@@ -361,7 +453,7 @@ class Model:
             usual = self._answers(everyday)
             try:
                 solved = {k: self._in_solved_form(r) for k, r in self._remembered.items()}
-                chosen = [k for k, r in solved.items() if len(r.rows.keys)]
+                chosen = [k for k, r in solved.items() if r.count]
                 while True:
                     tried = {
                         k: solved[k] if k in chosen else self._in_gated_form(r)
@@ -374,7 +466,7 @@ class Model:
                     chosen = holding
                 same = [a == b for a, b in zip(usual, self._answers(everyday), strict=True)]
                 done = {
-                    k: replace(f, consolidated=k in chosen, rows=len(tried[k].rows.keys))
+                    k: replace(f, consolidated=k in chosen, rows=tried[k].count)
                     for k, f in facts.items()
                 }
                 changed = [
@@ -406,7 +498,7 @@ class Model:
             if found.open_book_agrees is not False:
                 break
         rows = self._with_rewordings(known.lesson, known.others, rehearsed, found)
-        return replace(known, rows=rows, consolidated=True)
+        return replace(known, held=rows, consolidated=True)
 
     def _in_gated_form(self, known: Remembered) -> Remembered:
         """The fact with the rows that it takes to act behind the gate."""
@@ -416,7 +508,7 @@ class Model:
             found = self._record(known.lesson, rehearsed, significance, gated=True, logits=True)
             if found.open_book_agrees:
                 break
-        return replace(known, rows=self._behind_gate(known, found), consolidated=False)
+        return replace(known, held=self._behind_gate(known, found), consolidated=False)
 
     # What was learned leaves, and comes in again
 
@@ -488,7 +580,7 @@ class Model:
             for k in chosen:
                 self._let_act(recall, k, self._in_gated_form(self._remembered[k]))
             acting = set(recall.names())
-            held = [(f, recall.known(k)) for k, f in chosen.items() if k in acting]
+            held = [f for k, f in chosen.items() if k in acting]
             if not held:
                 raise ModelError("None of the facts has rows that could act: teach them again.")
             block = self.family.layer(self._transformer, self.layer)
@@ -507,9 +599,9 @@ class Model:
             }
             told_by = fingerprint(self._transformer, self.tokenizer, modules["inner"])
             binding = self._memory.binding
-            name = write_gated(file, held, recall.gate, modules, told_by, binding, force)
+            name = write_gated(file, held, recall, modules, told_by, binding, force)
         left_out = [f for k, f in chosen.items() if k not in acting]
-        return Exported(file, [f for f, _ in held], left_out, name=name)
+        return Exported(file, held, left_out, name=name)
 
     def export_facts(
         self, file: Path, facts: Sequence[str] = (), *, force: bool = False
@@ -537,13 +629,9 @@ class Model:
             self._refresh()
             found = read_facts(file, self._memory.binding, self._base.shape)
             new = [(f, rows) for f, rows in found if f.id not in self._remembered]
-            taught = {f.id: self._known(f, rows) for f, rows in new}
-            asked = {(r.system, *words(r.lesson.query)) for r in taught.values()}
-            old = [
-                k
-                for k, r in self._remembered.items()
-                if (r.system, *words(r.lesson.query)) in asked
-            ]
+            taught = {f.id: self._remembering(f, rows) for f, rows in new}
+            asked = {r.asked for r in taught.values()}
+            old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
             try:
@@ -574,7 +662,7 @@ class Model:
             known = {k: self._remembered[k] for k in facts}
             if self._gated:
                 known = {k: self._in_solved_form(r) for k, r in known.items()}
-            chosen = [k for k, r in known.items() if len(r.rows.keys)]
+            chosen = [k for k, r in known.items() if r.count]
             while (update := self._solve([known[k].rows for k in chosen])) is not None:
                 self._put(update)
                 holding = self._holding(chosen, facts)
@@ -593,7 +681,7 @@ class Model:
         return _Leaving(
             update,
             [facts[k] for k in chosen],
-            [len(known[k].rows.keys) for k in chosen],
+            [known[k].count for k in chosen],
             [f for k, f in facts.items() if k not in chosen],
             [facts[k] for k in chosen if k not in holding],
         )
@@ -741,6 +829,7 @@ class Model:
         others: Sequence[str],
         kept: Mapping[str, Remembered],
         verify: bool,
+        on_step: OnStep,
     ) -> tuple[Fact, Remembered]:
         """Learn beside the `kept` facts, by the first attempt that verifies, else the last."""
         fact_id = new_id(kept)
@@ -749,7 +838,7 @@ class Model:
             if says_otherwise and not rehearsed:
                 continue
             started = time.perf_counter()
-            found = self._record(lesson, rehearsed, significance, self._gated)
+            found = self._record(lesson, rehearsed, significance, self._gated, on_step=on_step)
             says_otherwise = found.open_book_agrees is False
             if says_otherwise and not rehearsed:
                 continue
@@ -758,10 +847,12 @@ class Model:
                 rows = self._behind_gate(taught, found)
             else:
                 rows = self._with_rewordings(lesson, others, rehearsed, found)
-            taught = replace(taught, rows=rows)
+            taught = replace(taught, held=rows)
             self._install({**kept, fact_id: taught})
             seconds += time.perf_counter() - started
+            on_step("rows", taught.rows)
             after, *afters = self._answers([lesson.query, *others]) if verify else [""]
+            on_step("after", (after, verify and _holds(lesson, after)))
             missed = sum(not _holds(lesson, a) for a in afters)
             fact = Fact(
                 id=fact_id,
@@ -769,7 +860,7 @@ class Model:
                 query=lesson.query,
                 answer=lesson.answer,
                 layer=self.layer,
-                rows=len(taught.rows.keys),
+                rows=taught.count,
                 solver=self.solver,
                 significance=_plain(lesson.significance),
                 system=self.system,
@@ -827,6 +918,7 @@ class Model:
         significance: Significance,
         gated: bool,
         logits: bool = False,
+        on_step: OnStep = lambda _name, _what: None,
     ) -> Rows:
         """QF-instruct and QF-update, under the base weights.
 
@@ -837,6 +929,7 @@ class Model:
             significance = None
         instruct, update = pair(self.tokenizer, lesson, self.system, rehearsed)
         check_fits(instruct, self._generator.context)
+        on_step("passes", (instruct, update))
         with self.base_weights():
             return rows(
                 self._transformer,
@@ -872,6 +965,10 @@ class Model:
         """Make the model that of the base weights and the remembered facts."""
         change = self._solve([r.rows for r in remembered.values() if self._in_weights(r)])
         self._put(change)
+        self._gate(remembered)
+
+    def _gate(self, remembered: Mapping[str, Remembered]) -> None:
+        """Let those of the facts act behind the gate that are not in W, and no others."""
         if not self._gated:
             return
         gated = {k: r for k, r in remembered.items() if not self._in_weights(r)}
@@ -881,29 +978,33 @@ class Model:
         if self._recall is None:
             return
         for name in self._recall.names():
-            if name not in gated or not self._recall.holds(name, gated[name].rows.keys):
+            if name not in gated or not self._recall.holds(name, gated[name]):
                 self._recall.remove(name)
         for name, fact in gated.items():
-            if not self._recall.holds(name, fact.rows.keys):
+            if not self._recall.holds(name, fact):
                 self._let_act(self._recall, name, fact)
 
     def _let_act(self, recall: Recall, name: str, fact: Remembered) -> None:
         """Put a fact behind the gate, unless it has no rows."""
-        rows = fact.rows
-        if len(rows.keys):
-            assert rows.outputs is not None  # as every fact behind the gate has
-            recorded = Recorded(rows.keys, rows.outputs, rows.significance)
-            recall.add(name, fact.wordings, self._pooled(fact), recorded)
+        if fact.count:
+            recall.add(name, fact.wordings, lambda: self._found(fact), fact)
+
+    def _found(self, fact: Remembered) -> Found:
+        """What the gate needs of a fact that it looks at."""
+        rows, layer = fact.rows, self._calibrator.gate().layer
+        if rows.outputs is None or rows.pooled is None:
+            made = self._in_gated_form(fact).rows
+        elif rows.pooled_layer != layer:
+            made = replace(rows, pooled=self._measured(fact), pooled_layer=layer)
+        else:
+            made = rows
+        if made is not rows and isinstance(fact.held, Stored):
+            fact.held.completed = made
+        assert made.outputs is not None and made.pooled is not None
+        return Found(made.pooled, Recorded(made.keys, made.outputs, made.significance))
 
     def _in_weights(self, fact: Remembered) -> bool:
-        return not self._gated or fact.consolidated
-
-    def _pooled(self, fact: Remembered) -> torch.Tensor:
-        """What the gate finds a fact by, as stored or, of another gate, measured again."""
-        gate = self._calibrator.gate()
-        if fact.rows.pooled is not None and fact.rows.pooled_layer == gate.layer:
-            return fact.rows.pooled
-        return self._measured(fact)
+        return not self._gated or (fact.consolidated and not self._all_gated)
 
     def _measured(self, fact: Remembered) -> torch.Tensor:
         """The pooled activations of the fact's wordings, in the layer that the gate looks at."""
@@ -926,15 +1027,22 @@ class Model:
         """Follow what any process wrote into the memory since the last look."""
         version = self._memory.version
         if version != self._seen:
-            remembered = {f.id: self._known(f, rows) for f, rows in self._memory.rows()}
+            remembered = {f.id: self._known(f) for f in self._memory.facts()}
             self._install(remembered)
             self._remembered, self._seen = remembered, version
 
-    def _known(self, fact: Fact, rows: FactRows) -> Remembered:
-        """A fact of the memory in the form that the solver takes, whichever taught it."""
+    def _known(self, fact: Fact) -> Remembered:
+        """A fact of the memory; one that acts behind the gate leaves its rows on the disk."""
+        known = self._remembered.get(fact.id)
+        same = known is not None and known.consolidated == fact.consolidated
+        return known if known is not None and same else self._remembering(fact)
+
+    def _remembering(self, fact: Fact, rows: FactRows | None = None) -> Remembered:
+        """A fact with its rows, which are read now, if they are to be in W and are not given."""
         lesson = Lesson(fact.instruction, fact.query, fact.answer, fact.significance)
-        known = Remembered(lesson, fact.rewordings, fact.system, rows, fact.consolidated)
-        return known if self._in_weights(known) else self._in_gated_form(known)
+        stored = Stored(fact.rows, lambda: self._memory.read(fact))
+        known = Remembered(lesson, fact.rewordings, fact.system, stored, fact.consolidated)
+        return replace(known, held=rows or known.rows) if self._in_weights(known) else known
 
     def _try_refresh(self) -> None:
         """Follow the memory unless rows in it are damaged, which then the first use of them tells.
@@ -975,6 +1083,7 @@ class Model:
         recall = self._recall
         if not recall or self._unlearned:
             return None
+        recall.prepare(p.query for p in prompts)
 
         def acting(batch: slice, longest: int) -> AbstractContextManager[None]:
             return recall.acting(
@@ -999,7 +1108,7 @@ class Model:
         return Asked(ids, query, span)
 
     def _same_query(self, fact: Remembered, query: str) -> bool:
-        return fact.system == self.system and words(fact.wordings[0]) == words(query)
+        return fact.asked == (self.system, *words(query))
 
     def _binding(self, block: torch.nn.Module) -> Binding:
         """The fingerprint of the taught layer, the architecture and the chat template."""
@@ -1017,6 +1126,33 @@ class Model:
         )
 
 
+class Stored:
+    """The rows of a gated fact, which stay on the disk until they are asked for."""
+
+    def __init__(self, count: int, read: Callable[[], FactRows]) -> None:
+        self.count, self._read = count, read
+        self.completed: FactRows | None = None  # where those on the disk cannot act as they are
+
+    def rows(self) -> FactRows:
+        """What is stored, or what was made of it so that it can act."""
+        return self._read() if self.completed is None else self.completed
+
+
+OnStep = Callable[[str, Any], None]
+"""Told of the steps of a learn, by name: "question" with the Lesson, "rewordings" with the other
+wordings, "before" with the answer; then for each attempt "passes" with the sequences of QF-instruct
+and QF-update (AlignedTokens), "rows" with the FactRows, and "after" with (answer, verified)."""
+
+
+@dataclass(frozen=True)
+class LearnedToken:
+    """A token of an answer: whether it was learned, and ‖r‖ / ‖y‖, from 0 to 1, where known."""
+
+    text: str
+    learned: bool
+    change: float | None
+
+
 @dataclass(frozen=True)
 class Remembered:
     """A fact as its model needs it: lesson, other wordings of the query, serving prompt, rows."""
@@ -1024,8 +1160,23 @@ class Remembered:
     lesson: Lesson
     others: tuple[str, ...]
     system: str | None
-    rows: FactRows
+    held: FactRows | Stored
     consolidated: bool = False
+
+    @property
+    def rows(self) -> FactRows:
+        """The fact's rows, from the disk where they are not at hand."""
+        return self.held if isinstance(self.held, FactRows) else self.held.rows()
+
+    @property
+    def count(self) -> int:
+        """How many rows the fact has."""
+        return len(self.held.keys) if isinstance(self.held, FactRows) else self.held.count
+
+    @cached_property
+    def asked(self) -> tuple[str | None, ...]:
+        """What tells its query from others: the serving prompt, and the query's words."""
+        return (self.system, *words(self.lesson.query))
 
     @property
     def wordings(self) -> tuple[str, ...]:
@@ -1131,6 +1282,20 @@ def _attempts(significance: Significance, gated: bool) -> Iterator[tuple[str, bo
         yield "learned every token of the answer", False, None
         significance = None
     yield _REHEARSED, True, significance
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token, so that together they are the text of all.
+
+    A character of several tokens is given with the last of them.
+    """
+    found, shown = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False)
+        text = text if not text.endswith("\ufffd") or end == len(ids) else shown
+        found.append(text[len(shown) :])
+        shown = text
+    return found
 
 
 def _stored(parts: Sequence[Rows]) -> FactRows:

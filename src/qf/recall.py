@@ -8,8 +8,9 @@ them, and thousands fit. Knows a model through its family; stores nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ MENTIONED = 0.6
 """How much of what its wordings have in common a question must hold to be about a fact."""
 MARGIN = 0.1
 """Facts whose cosine is this much below the best one's do not act beside it."""
+RECENT = 256
+"""So many facts' rows stay at hand once they were read."""
 
 
 @dataclass(frozen=True)
@@ -37,54 +40,104 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What is stored of a fact: the pooled activations (w, D) of its wordings, and its rows."""
+
+    pooled: Tensor
+    recorded: Recorded
+
+
+Read = Callable[[], Found]
+"""Brings what is stored of a fact, from the disk perhaps."""
+
+
+@dataclass(frozen=True)
 class Known:
-    """A fact as the gate needs it: its subject's words, what it tells, addresses (w, k), rows."""
+    """A fact as the gate needs it: its subject's words, what it tells, and where the rest is."""
 
     cue: Cue
     tells: set[str]
-    addresses: Tensor
-    recorded: Recorded
+    read: Read
+    origin: object
 
 
 class Recall:
     """The facts that act behind a gate. To find one costs nothing that grows with their number.
 
-    A fact is looked at only when the question mentions its subject.
+    A fact is looked at only when a question mentions its subject. Until then all of it but the
+    words of its question stays where it is stored; afterwards its addresses stay at hand, and its
+    rows as long as it is among the RECENT ones.
     """
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self._facts: dict[str, Known] = {}
         self._mentions: dict[str, set[str]] = {}
+        self._addresses: dict[str, Tensor] = {}
+        self._recent: OrderedDict[str, Recorded] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._facts)
 
-    def holds(self, name: str, keys: Tensor) -> bool:
-        """Whether the fact of this id acts, with these very keys."""
-        return name in self._facts and self._facts[name].recorded.keys is keys
+    def holds(self, name: str, origin: object) -> bool:
+        """Whether the fact of this id acts, as it was added from this very object."""
+        return name in self._facts and self._facts[name].origin is origin
 
     def names(self) -> list[str]:
         """The ids of the facts."""
         return list(self._facts)
 
-    def add(self, name: str, wordings: Sequence[str], pooled: Tensor, recorded: Recorded) -> None:
-        """Let a fact act: the wordings of its query, their pooled activations (w, D), its rows."""
-        assert name not in self._facts and len(wordings) == len(pooled)
+    def add(self, name: str, wordings: Sequence[str], read: Read, origin: object = None) -> None:
+        """Let a fact act: the wordings of its query, and what brings the rest of it.
+
+        `origin` is what `holds` knows it by.
+        """
+        assert name not in self._facts
         tells = set().union(*map(asked_for, wordings))
-        known = Known(cue_of(wordings), tells, self.gate.address(pooled), recorded)
-        self._facts[name] = known
-        for word in known.cue:
+        self._facts[name] = Known(cue_of(wordings), tells, read, origin)
+        for word in self._facts[name].cue:
             self._mentions.setdefault(word, set()).add(name)
 
-    def known(self, name: str) -> Known:
-        """A fact as it acts."""
-        return self._facts[name]
+    def cue(self, name: str) -> Cue:
+        """The words that a fact's subject is mentioned by."""
+        return self._facts[name].cue
+
+    def tells(self, name: str) -> set[str]:
+        """Whether a fact tells who, where, when or how."""
+        return self._facts[name].tells
+
+    def addresses(self, name: str) -> Tensor:
+        """The addresses (w, k) of a fact's wordings."""
+        if name not in self._addresses:
+            found = self._facts[name].read()
+            self._addresses[name] = self.gate.address(found.pooled)
+            self._keep(name, found.recorded)
+        return self._addresses[name]
+
+    def recorded(self, name: str) -> Recorded:
+        """The rows of a fact."""
+        if name not in self._recent:
+            self._keep(name, self._facts[name].read().recorded)
+        self._recent.move_to_end(name)
+        return self._recent[name]
+
+    def _keep(self, name: str, recorded: Recorded) -> None:
+        self._recent[name] = recorded
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
 
     def remove(self, name: str) -> None:
         """Let a fact act no more."""
         for word in self._facts.pop(name).cue:
             self._mentions[word].discard(name)
+        self._addresses.pop(name, None)
+        self._recent.pop(name, None)
+
+    def prepare(self, queries: Iterable[str]) -> None:
+        """Bring what is needed to tell which facts the queries call to mind."""
+        for query in queries:
+            for name in self.candidates(query):
+                self.addresses(name)
 
     def candidates(self, query: str) -> list[str]:
         """The facts whose subject a query mentions, but for who where the query asks for when."""
@@ -97,74 +150,124 @@ class Recall:
         held = {name for word in said for name in self._mentions.get(word, ())}
         return sorted(n for n in held if fits(self._facts[n]))
 
-    def chosen(self, query: str, pooled: Tensor) -> list[str]:
-        """The ids of the facts that a query calls to mind, by its pooled activations (D,)."""
+    def cosines(self, query: str, pooled: Tensor) -> dict[str, float]:
+        """How near each fact whose subject a query mentions is to it, by its pooled (D,)."""
         names = self.candidates(query)
         if not names:
-            return []
+            return {}
         address = self.gate.address(pooled[None].cpu())[0]
-        cosines = {n: float((self._facts[n].addresses @ address).max()) for n in names}
-        least = max(self.gate.threshold, max(cosines.values()) - MARGIN)
-        passing = [n for n in names if cosines[n] >= least]
-        return sorted(passing, key=lambda n: -cosines[n])[:TOGETHER]
+        return {n: float((self.addresses(n) @ address).max()) for n in names}
 
-    def readout(self, names: Sequence[str], device: torch.device) -> Readout:
-        """The rows of these facts, to be read at the positions of one answer."""
-        return Readout([self._facts[name].recorded for name in sorted(names)], device)
+    def chosen(self, query: str, pooled: Tensor) -> list[str]:
+        """The ids of the facts that a query calls to mind, by its pooled activations (D,)."""
+        return [name for _, name in called_to_mind([self], query, pooled)]
 
-    @contextmanager
     def acting(
         self, model: Any, family: Family, layer: int, asked: Sequence[Asked], longest: int
-    ) -> Iterator[None]:
-        """Let the facts act on the batch of prompts, padded on the left to `longest`, inside.
+    ) -> AbstractContextManager[None]:
+        """Let the facts act on the batch of prompts, padded on the left to `longest`, inside."""
+        reading = Reading(self.gate.layer, asked, longest, [[self]] * len(asked))
+        return acting(model, family, layer, [None] * len(asked), reading)
 
-        They act on the last position of each pass: the end of the prompt, then one token at a time.
-        """
-        readouts: list[Readout | None] | None = None
-        seen: dict[str, Tensor] = {}
 
-        def rows_of(x: Tensor) -> Tensor:
-            return x.reshape(len(asked), -1, x.shape[-1])  # (batch, L, any), however it came
+def called_to_mind(
+    recalls: Sequence[Recall], query: str, pooled: Tensor
+) -> list[tuple[Recall, str]]:
+    """The facts of several memories that a query calls to mind together, the nearest first."""
+    cosines = [(c, r, n) for r in recalls for n, c in r.cosines(query, pooled).items()]
+    if not cosines:
+        return []
+    least = max(recalls[0].gate.threshold, max(c for c, _, _ in cosines) - MARGIN)
+    passing = [found for found in cosines if found[0] >= least]
+    return [(r, n) for _, r, n in sorted(passing, key=lambda f: -f[0])[:TOGETHER]]
 
-        def on_the_way_up(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal readouts
-            if readouts is not None:
-                return
-            u, readouts = rows_of(inputs[0]), []
-            for row, a in enumerate(asked):
-                shift = longest - len(a.ids)
-                mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
-                names = self.chosen(a.query, mean)
-                readouts.append(self.readout(names, u.device) if names else None)
 
-        def at_residual(v: Tensor) -> None:
-            seen["v"] = rows_of(v)[:, -1]
+def readout(
+    recalls: Sequence[Recall], query: str, pooled: Tensor, device: torch.device
+) -> Readout | None:
+    """The rows of the facts that a query calls to mind, for one answer; None where it calls none.
 
-        def at_projection(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            seen["u"] = rows_of(inputs[0])[:, -1]
+    Where two memories were taught the same question, the answer of the first is read.
+    """
+    found = called_to_mind(recalls, query, pooled)
+    if not found:
+        return None
+    found.sort(key=lambda f: (recalls.index(f[0]), f[1]))
+    return Readout([recall.recorded(name) for recall, name in found], device)
 
-        def at_the_layer(_m: Any, _i: Any, added: Tensor) -> Tensor | None:
-            acting = [(row, r) for row, r in enumerate(readouts or ()) if r is not None]
-            if not acting:
-                return None
-            u, v = seen["u"], seen["v"].to(added.device).float()
-            changed = added.clone(memory_format=torch.contiguous_format)
-            last = rows_of(changed)[:, -1]
-            for row, readout in acting:
-                y = readout.output(u[row], last[row].float() + v[row])
-                last[row] = (y - v[row]).to(added.dtype)
-            return changed
 
-        below = family.projection(family.layer(model, self.gate.layer))
-        block = family.layer(model, layer)
-        hooks = [
-            below.register_forward_pre_hook(on_the_way_up),
-            *family.on_residual(block, at_residual),
-            family.projection(block).register_forward_pre_hook(at_projection),
-            family.added(block).register_forward_hook(at_the_layer),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+@dataclass(frozen=True)
+class Reading:
+    """Prompts that the next pass reads, padded on the left to `longest`, each with its memories.
+
+    The facts of a prompt are chosen by its activations in the layer `gate_layer`.
+    """
+
+    gate_layer: int
+    asked: Sequence[Asked]
+    longest: int
+    memories: Sequence[Sequence[Recall]]
+
+
+@contextmanager
+def acting(
+    model: Any,
+    family: Family,
+    layer: int,
+    readouts: list[Readout | None],
+    reading: Reading | None = None,
+) -> Iterator[None]:
+    """Let `readouts[i]` act on the i-th sequence of a batch inside; None changes nothing there.
+
+    They act on the last position of each pass: the end of the prompt, then one token at a time.
+    With a `reading`, the first pass fills in `readouts` on its way up.
+    """
+    seen: dict[str, Tensor] = {}
+    unread = reading is not None
+
+    def rows_of(x: Tensor) -> Tensor:
+        return x.reshape(len(readouts), -1, x.shape[-1])  # (batch, L, any), however it came
+
+    def on_the_way_up(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal unread
+        if not unread:
+            return
+        assert reading is not None
+        u, unread = rows_of(inputs[0]), False
+        for row, (a, recalls) in enumerate(zip(reading.asked, reading.memories, strict=True)):
+            shift = reading.longest - len(a.ids)
+            mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
+            readouts[row] = readout(recalls, a.query, mean, u.device)
+
+    def at_residual(v: Tensor) -> None:
+        seen["v"] = rows_of(v)[:, -1]
+
+    def at_projection(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        seen["u"] = rows_of(inputs[0])[:, -1]
+
+    def at_the_layer(_m: Any, _i: Any, added: Tensor) -> Tensor | None:
+        in_use = [(row, r) for row, r in enumerate(readouts) if r is not None]
+        if not in_use:
+            return None
+        u, v = seen["u"], seen["v"].to(added.device).float()
+        changed = added.clone(memory_format=torch.contiguous_format)
+        last = rows_of(changed)[:, -1]
+        for row, r in in_use:
+            y = r.output(u[row], last[row].float() + v[row])
+            last[row] = (y - v[row]).to(added.dtype)
+        return changed
+
+    block = family.layer(model, layer)
+    hooks = [
+        *family.on_residual(block, at_residual),
+        family.projection(block).register_forward_pre_hook(at_projection),
+        family.added(block).register_forward_hook(at_the_layer),
+    ]
+    if reading is not None:
+        below = family.projection(family.layer(model, reading.gate_layer))
+        hooks.insert(0, below.register_forward_pre_hook(on_the_way_up))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

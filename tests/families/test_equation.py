@@ -18,7 +18,7 @@ from qf.method import passes, solve
 from qf.method.readout import Recorded
 from qf.model import Model
 from qf.paraphrases import paraphrases
-from qf.recall import Asked, Recall
+from qf.recall import Asked, Found, Recall
 from tests import samples
 from tests.architectures import ARCHITECTURES
 
@@ -270,7 +270,8 @@ def test_behind_a_gate_the_output_is_the_open_book_one(tiny_model, architecture,
     found = passes.rows(model, family, LAYER, *sequences, None, pad_id=0, free=True)
     recorded = Recorded(found.keys, found.outputs, found.significance)
     recall = Recall(Open())
-    recall.add("fact", [LESSON.query], torch.ones(1, found.keys.shape[1]), recorded)
+    stored = Found(torch.ones(1, found.keys.shape[1]), recorded)
+    recall.add("fact", [LESSON.query], lambda: stored)
     update = sequences[1]
     for t in range(len(opened)):
         ids = update.input_ids[: update.start + t]

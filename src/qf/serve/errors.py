@@ -1,0 +1,99 @@
+"""Every error as OpenAI's schema has it: message, type, param, code; and a status.
+
+`{"error": {"message": "One sentence.", "type": "invalid_request_error", "param": null, ...}}`
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from qf.errors import LessonError, MemoryFault, QFError
+
+
+class APIError(Exception):
+    """An error with the status and the fields that a client is to see."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        *,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The error as a client reads it."""
+        kind = _TYPES.get(self.status)
+        kind = kind or ("server_error" if self.status >= 500 else "invalid_request_error")
+        fields = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": fields}
+
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class OverloadError(APIError):
+    """Too much waits already."""
+
+    def __init__(self, what: str, retry_after: int) -> None:
+        message = f"Too many {what} are waiting: try again in {retry_after} s."
+        super().__init__(429, message, "queue_full", headers={"Retry-After": str(retry_after)})
+
+
+class StoppedError(APIError):
+    """The server is shutting down."""
+
+    def __init__(self) -> None:
+        message = "The server is shutting down: try again in a moment."
+        super().__init__(503, message, "shutting_down", headers={"Retry-After": "5"})
+
+
+class LateError(APIError):
+    """A reply took longer than the server gives it."""
+
+    def __init__(self) -> None:
+        super().__init__(504, "The reply took too long and was given up: ask for less.", "timeout")
+
+
+def api_error(error: BaseException) -> APIError:
+    """What a client is told of any error; of one that nobody expected, nothing."""
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, LessonError):
+        return APIError(400, str(error), "invalid_lesson")
+    if isinstance(error, MemoryFault):
+        # Its message names directories of this machine.
+        message = "The memory of this space cannot be used now; the server's log says why."
+        return APIError(503, message, "memory_unavailable", headers={"Retry-After": "5"})
+    if isinstance(error, QFError):
+        return APIError(400, str(error))
+    return APIError(500, "The server failed; its log says why, under the request's id.")
+
+
+class JSON(Response):
+    """A JSON document in ASCII, which carries any text, lone surrogates too."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Encode the document."""
+        return dumps(content).encode("ascii")
+
+
+def dumps(document: Any) -> str:
+    """One line of JSON in ASCII."""
+    return json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def error_response(error: BaseException) -> JSON:
+    """The response that tells a client of an error."""
+    told = api_error(error)
+    return JSON(told.body(), status_code=told.status, headers=told.headers)

@@ -1,0 +1,469 @@
+"""Routes of facts: teach, list, forget, bring back, study, export, import; and the layer sweep.
+
+Each runs on the model's thread, between two steps of the replies that are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from qf.cues import words
+from qf.errors import LessonError, QFError
+from qf.lesson import AlignedTokens, Lesson
+from qf.memory import Fact, FactRows
+from qf.method.layers import LayerScore, best, sweep
+from qf.method.probes import KNOWN, PROBES
+from qf.model import LearnedToken, OnStep
+from qf.serve import schemas
+from qf.serve.errors import JSON, APIError, api_error, dumps
+from qf.serve.idempotency import Replays
+from qf.serve.serving import Serving, caller_of, request_id, serving_of
+from qf.serve.spaces import UNDO_SECONDS, Space
+from qf.study import sentences
+
+routes = APIRouter()
+SPACE = Annotated[schemas.SpaceName, Query()]
+_SSE = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+# Facts as the API shows them
+
+
+def shown(fact: Fact, space: str, tokens: list[LearnedToken] | None = None) -> dict[str, Any]:
+    """A fact; with its tokens where they are given."""
+    fields = fact.as_dict()
+    kept = {k: fields[k] for k in schemas.FactFields.model_fields if k in fields and k != "tokens"}
+    document = {"object": "qf.fact", "space": space, **kept}
+    return document if tokens is None else {**document, "tokens": tokens_shown(tokens)}
+
+
+def tokens_shown(tokens: list[LearnedToken]) -> list[dict[str, Any]]:
+    """The tokens of an answer; the last one is the end of the turn, the first without its space."""
+    texts = [t.text if i else t.text.lstrip() for i, t in enumerate(tokens)]
+    found: list[dict[str, Any]] = [
+        {"text": x, "learned": t.learned, "change": t.change and round(t.change, 4)}
+        for x, t in zip(texts, tokens, strict=True)
+    ]
+    found[-1]["end"] = True
+    return found
+
+
+def whole(space: Space, fact_id: str) -> dict[str, Any]:
+    """A remembered fact with its tokens. Raises APIError."""
+    fact, rows = space.model.fact(space.find(fact_id).id)
+    return shown(fact, space.name, space.model.learned_tokens(fact, rows, fact.tokens))
+
+
+# Teaching
+
+
+async def learn(
+    request: Request, body: schemas.FactRequest, on_step: OnStep = lambda _name, _what: None
+) -> dict[str, Any]:
+    """Learn a fact in its turn, and write down who taught it; the fact as the API shows it."""
+    serving, caller = serving_of(request), caller_of(request)
+    name = serving.space(body.space, caller)
+    began = time.monotonic()
+
+    def work() -> dict[str, Any]:
+        space = serving.opened(name)
+        serving.check_room(space)
+        fact = space.model.learn(
+            body.instruction,
+            body.query,
+            body.answer,
+            body.significance,
+            rewordings=body.rewordings,
+            rollback=body.rollback,
+            on_step=on_step,
+        )
+        if body.rollback and not fact.verified:
+            return shown(fact, name, [])
+        serving.audit.write("learn", name, fact.id, caller.id, request_id(request))
+        serving.metrics.facts.labels("learned").inc()
+        return whole(space, fact.id)
+
+    found = await serving.engine.run(work, learns=True)
+    serving.metrics.learning.observe(time.monotonic() - began)
+    return found
+
+
+@routes.post(
+    "/v1/facts", status_code=201, responses={201: {"model": schemas.FactFields}, 200: _SSE}
+)
+async def teach(
+    body: schemas.FactRequest,
+    request: Request,
+    idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
+) -> Response:
+    """Teach a fact; with `stream`, its steps as server-sent events."""
+    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    serving, caller = serving_of(request), caller_of(request)
+    serving.space(body.space, caller)
+    if body.stream:
+        return _live(request, body, headers)
+    if not idempotency_key:
+        return JSON(await learn(request, body), status_code=201, headers=headers)
+    digest = hashlib.sha256(dumps(body.model_dump(mode="json")).encode()).hexdigest()
+    replays: Replays = request.app.state.replays
+    fact, again = await replays.once(
+        (caller.id, idempotency_key), digest, lambda: learn(request, body)
+    )
+    more = {"Idempotency-Replayed": "true"} if again else {}
+    return JSON(fact, status_code=201, headers={**headers, **more})
+
+
+def _live(request: Request, body: schemas.FactRequest, headers: dict[str, str]) -> Response:
+    """The steps of a learn as they are done."""
+    serving = serving_of(request)
+    queue: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
+    steps = Steps(serving, lambda name, data: serving.engine.tell(queue, (name, data)))
+
+    async def content() -> AsyncIterator[str]:
+        yield event("queued", {"position": serving.engine.load()["learning"]})
+        task = asyncio.ensure_future(learn(request, body, steps))
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        while (item := await queue.get()) is not None:
+            yield event(*item)
+        yield _outcome("fact", task)
+
+    return StreamingResponse(content(), media_type="text/event-stream", headers=headers)
+
+
+class Steps:
+    """Turns the steps of a learn into events: what was asked, read, learned and answered."""
+
+    def __init__(self, serving: Serving, tell: Callable[[str, Any], None]) -> None:
+        self._model, self._tell = serving.spaces.root, tell
+        self._lesson: Lesson | None = None
+        self._attempt = 0
+        self._began = time.perf_counter()
+
+    def __call__(self, name: str, what: Any) -> None:
+        """Tell of one step; see `qf.model.OnStep`."""
+        getattr(self, f"_{name}")(what)
+
+    def _question(self, lesson: Lesson) -> None:
+        self._lesson = lesson
+        fields = {"instruction": lesson.instruction, "query": lesson.query, "answer": lesson.answer}
+        self._tell("question", fields)
+
+    def _rewordings(self, others: tuple[str, ...]) -> None:
+        self._tell("rewordings", {"rewordings": list(others)})
+
+    def _before(self, answer: str) -> None:
+        self._tell("before", {"answer": answer})
+
+    def _passes(self, sequences: tuple[AlignedTokens, AlignedTokens]) -> None:
+        self._attempt += 1
+        self._began = time.perf_counter()
+        for name, sequence in zip(("instruct", "update"), sequences, strict=True):
+            ids = sequence.input_ids
+            parts = ids[: sequence.start], ids[sequence.start :]
+            prompt, answer = (self._model.tokenizer.decode(part) for part in parts)
+            self._tell(name, {"prompt": prompt, "answer": answer})
+
+    def _rows(self, rows: FactRows) -> None:
+        assert self._lesson is not None
+        tokens = tokens_shown(self._model.learned_tokens(self._lesson, rows))
+        seconds = round(time.perf_counter() - self._began, 4)
+        fields = {"layer": self._model.layer, "rows": len(rows.keys), "seconds": seconds}
+        self._tell("learned", {"tokens": tokens, **fields, "attempt": self._attempt, "note": ""})
+
+    def _after(self, outcome: tuple[str, bool]) -> None:
+        answer, verified = outcome
+        self._tell("after", {"answer": answer, "verified": verified, "attempt": self._attempt})
+
+
+def event(name: str, data: Any) -> str:
+    """One server-sent event."""
+    return f"event: {name}\ndata: {dumps(data)}\n\n"
+
+
+def _outcome(name: str, task: asyncio.Future[Any]) -> str:
+    """The last event: what came out, or what went wrong."""
+    error = task.exception()
+    if error is None:
+        return event(name, task.result())
+    told = api_error(error)
+    if told.status >= 500:
+        logging.getLogger("qf.serve").error("%s: %s", name, error)
+    return event("error", told.body())
+
+
+# Looking
+
+
+@routes.get("/v1/facts", responses={200: {"model": schemas.FactPage}})
+async def listed(
+    request: Request,
+    space: SPACE = "default",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """A page of facts, in the order of teaching or from the newest on."""
+    serving = serving_of(request)
+    name = serving.space(space, caller_of(request))
+    facts = await serving.engine.run(lambda: serving.opened(name).model.facts())
+    if order == "desc":
+        facts.reverse()
+    first = 0
+    if after is not None:
+        ids = [f.id for f in facts]
+        if after not in ids:
+            raise APIError(404, "There is no fact to begin after.", "fact_not_found", param="after")
+        first = ids.index(after) + 1
+    page = facts[first : first + limit]
+    return JSON(
+        {
+            "object": "list",
+            "data": [shown(f, name) for f in page],
+            "first_id": page[0].id if page else None,
+            "last_id": page[-1].id if page else None,
+            "has_more": first + limit < len(facts),
+            "total": len(facts),
+        }
+    )
+
+
+@routes.get("/v1/facts/{fact_id}", responses={200: {"model": schemas.FactFields}})
+async def one(fact_id: str, request: Request, space: SPACE = "default") -> Response:
+    """A fact, and what was learned of each token of its answer."""
+    serving = serving_of(request)
+    name = serving.space(space, caller_of(request))
+    return JSON(await serving.engine.run(lambda: whole(serving.opened(name), fact_id)))
+
+
+# Forgetting
+
+
+@routes.delete("/v1/facts/{fact_id}", responses={200: {"model": schemas.Forgotten}})
+async def forget(
+    fact_id: str, request: Request, space: SPACE = "default", undo: bool = True
+) -> Response:
+    """Forget a fact; with `undo`, its rows stay at hand for a while, in this process alone."""
+    serving = serving_of(request)
+    name = serving.space(space, caller_of(request))
+    await _forget(request, name, fact_id, undo)
+    return JSON(
+        {
+            "object": "qf.fact.deleted",
+            "id": fact_id,
+            "space": name,
+            "deleted": True,
+            "undo_seconds": UNDO_SECONDS if undo else 0,
+        }
+    )
+
+
+async def _forget(request: Request, name: str, fact_id: str, undo: bool) -> None:
+    serving = serving_of(request)
+
+    def work() -> None:
+        serving.opened(name).forget(fact_id, undo)
+        _forgotten(request, name, fact_id)
+
+    await serving.engine.run(work, learns=True)
+
+
+def _forgotten(request: Request, name: str, fact_id: str) -> None:
+    serving = serving_of(request)
+    serving.audit.write("forget", name, fact_id, caller_of(request).id, request_id(request))
+    serving.metrics.facts.labels("forgotten").inc()
+
+
+@routes.post("/v1/facts/{fact_id}/restore", responses={200: {"model": schemas.FactFields}})
+async def restore(fact_id: str, request: Request, space: SPACE = "default") -> Response:
+    """Take back that a fact was forgotten: it has the very rows that it had."""
+    serving, caller = serving_of(request), caller_of(request)
+    name = serving.space(space, caller)
+
+    def work() -> dict[str, Any]:
+        opened = serving.opened(name)
+        serving.check_room(opened)
+        fact = opened.restore(fact_id)
+        serving.audit.write("restore", name, fact.id, caller.id, request_id(request))
+        return whole(opened, fact.id)
+
+    return JSON(await serving.engine.run(work, learns=True))
+
+
+async def forget_statement(request: Request, name: str, statement: str) -> str:
+    """Forget the facts that were taught with a statement, and say how many there were."""
+    serving = serving_of(request)
+
+    def work() -> int:
+        space, said = serving.opened(name), words(statement)
+        told = [f for f in space.model.facts() if said in (words(f.instruction), words(f.answer))]
+        for fact in told:
+            space.forget(fact.id, undo=True)
+            _forgotten(request, name, fact.id)
+        return len(told)
+
+    count = await serving.engine.run(work, learns=True)
+    return f"I have forgotten that: {statement}" if count else "I was not taught that."
+
+
+# Study
+
+
+@routes.post("/v1/facts/study", responses={200: _SSE})
+async def study(body: schemas.StudyRequest, request: Request) -> Response:
+    """Learn what a text states, sentence by sentence; a client that leaves ends it."""
+    serving = serving_of(request)
+    serving.space(body.space, caller_of(request))
+    stated = sentences(body.text)
+    if not stated:
+        raise LessonError("The text states nothing: give whole sentences, one fact in each.")
+
+    async def content() -> AsyncIterator[str]:
+        began, learned = time.perf_counter(), 0
+        yield event("start", {"total": len(stated)})
+        for index, statement in enumerate(stated, 1):
+            done: dict[str, Any] = {"index": index, "total": len(stated), "statement": statement}
+            try:
+                lesson = schemas.FactRequest(instruction=statement, space=body.space, rollback=True)
+                fact = await learn(request, lesson)
+            except (LessonError, ValueError) as error:
+                told = str(error) if isinstance(error, LessonError) else "The sentence is too long."
+                yield event("statement", {**done, "query": "", "why": told, "fact": None})
+                continue
+            except (APIError, QFError) as error:
+                yield event("error", api_error(error).body())
+                return
+            learned += bool(fact["verified"])
+            kept = fact if fact["verified"] else None
+            why = "" if kept else f"it would answer: {fact['after']}"
+            yield event("statement", {**done, "query": fact["query"], "why": why, "fact": kept})
+        counts = {"learned": learned, "left_out": len(stated) - learned}
+        yield event("done", {**counts, "seconds": round(time.perf_counter() - began, 3)})
+
+    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    return StreamingResponse(content(), media_type="text/event-stream", headers=headers)
+
+
+# Files
+
+
+@routes.post(
+    "/v1/facts/export",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}},
+)
+async def export(body: schemas.ExportRequest, request: Request) -> Response:
+    """Facts with their rows as a file that `import` and `qf import` take; all at one moment."""
+    serving = serving_of(request)
+    name = serving.space(body.space, caller_of(request))
+
+    def work() -> bytes:
+        space = serving.opened(name)
+        ids = [space.find(fact_id).id for fact_id in body.ids]
+        if not space.model.facts():
+            raise APIError(404, f"The space {name!r} holds no facts.", "fact_not_found")
+        return space.exported(ids)
+
+    content = await serving.engine.run(work)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.qf"'}
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+@routes.post(
+    "/v1/facts/import",
+    responses={200: {"model": schemas.ImportFields}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+            },
+        }
+    },
+)
+async def import_(request: Request, space: SPACE = "default") -> Response:
+    """Remember the facts of a file, all or none."""
+    serving, caller = serving_of(request), caller_of(request)
+    name = serving.space(space, caller)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/octet-stream":
+        message = "Send the file itself, with Content-Type: application/octet-stream."
+        raise APIError(415, message, "unsupported_media_type")
+    content = await request.body()
+
+    def work() -> dict[str, Any]:
+        opened = serving.opened(name)
+        serving.check_room(opened)
+        try:
+            new, replaced, skipped = opened.imported(content)
+        except QFError as error:
+            logging.getLogger("qf.serve").info("An import was refused: %s", error)
+            message = "This is no file of facts of this model, or its space cannot be written."
+            raise APIError(400, message, "invalid_file") from error
+        for fact in new:
+            serving.audit.write("import", name, fact.id, caller.id, request_id(request))
+        counts = {"imported": len(new), "replaced": len(replaced), "skipped": len(skipped)}
+        return {"object": "qf.import", **counts, "ids": [f.id for f in new]}
+
+    return JSON(await serving.engine.run(work, learns=True))
+
+
+# Which layer
+
+
+@routes.get("/v1/layers", responses={200: {"model": schemas.LayerList}})
+async def layers(request: Request) -> Response:
+    """What teaching at each layer gives, once it was measured."""
+    serving = serving_of(request)
+    scores: list[LayerScore] = request.app.state.layers
+    root, complete = serving.spaces.root, len(scores) == serving.about["layers"]
+    return JSON(
+        {
+            "object": "qf.layers",
+            "layer": root.layer,
+            "count": serving.about["layers"],
+            "best": best(scores).layer if complete else None,
+            "data": [_score(s) for s in scores],
+        }
+    )
+
+
+@routes.post("/v1/layers", responses={200: _SSE})
+async def measure_layers(request: Request) -> Response:
+    """Measure it, a layer at a time; what was measured before is told again."""
+    serving, caller = serving_of(request), caller_of(request)
+    if not {"teach", "admin"} & set(caller.scopes):
+        raise APIError(403, "Measuring layers needs the scope teach.", "permission_denied")
+    scores: list[LayerScore] = request.app.state.layers
+    root = serving.spaces.root
+
+    def measure(index: int) -> None:
+        if any(s.layer == index for s in scores):
+            return
+        where = root.transformer, root.family, root.tokenizer
+        scores.extend(sweep(*where, PROBES, KNOWN, layers=[index], system=root.system))
+
+    async def content() -> AsyncIterator[str]:
+        for index in range(serving.about["layers"]):
+            try:
+                await serving.engine.run(partial(measure, index), learns=True)
+            except (APIError, QFError) as error:
+                yield event("error", api_error(error).body())
+                return
+            yield event("layer", _score(next(s for s in scores if s.layer == index)))
+        yield event("done", {"best": best(scores).layer})
+
+    return StreamingResponse(content(), media_type="text/event-stream")
+
+
+def _score(score: LayerScore) -> dict[str, Any]:
+    fields = {"same": score.same, "other": score.other, "kept": score.kept, "score": score.score}
+    return {"layer": score.layer, **{k: round(v, 4) for k, v in fields.items()}}

@@ -1,0 +1,110 @@
+"""From a loaded model to a server that listens; the one place where the parts are put together."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from qf.errors import QFError
+from qf.memory import Memory
+from qf.model import Model, default_memory, load
+from qf.serve.app import create_app
+from qf.serve.audit import Audit
+from qf.serve.batch import Batch
+from qf.serve.engine import Engine
+from qf.serve.keys import Keys
+from qf.serve.metrics import Metrics
+from qf.serve.serving import Serving, Settings
+from qf.serve.spaces import BASE, Spaces
+
+GRACE = 30  # seconds that replies have to end when the server is told to
+
+
+def memory_of(model: str | None, memory: Path | None) -> Path:
+    """The directory of all spaces, as `qf.load` finds that of a memory."""
+    found = memory or os.environ.get("QF_MEMORY")
+    name = model or os.environ.get("QF_MODEL") or "embedded"
+    return Path(found).expanduser() if found else default_memory(name)
+
+
+def load_base(directory: Path, model: str | None, **options: Any) -> Model:
+    """The model that all spaces share; it has no facts itself. Raises QFError."""
+    bound = Memory.bound_to(directory)
+    options.setdefault("layer", None)
+    if options["layer"] is None and "QF_LAYER" not in os.environ and bound:
+        options["layer"] = bound.layer
+    return load(model, memory=directory / "spaces" / BASE, solver="gated", **options)
+
+
+def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any) -> Serving:
+    """The parts of a server over a model without facts, and a directory of spaces."""
+    transformer, metrics = root.transformer, Metrics()
+    batch = Batch(transformer, root.family, root.layer, root.generator.pad_id)
+    about = {
+        "name": root.name,
+        "layer": root.layer,
+        "layers": len(root.family.layers(transformer)),
+        "parameters": transformer.num_parameters(),
+    }
+    return Serving(
+        spaces=Spaces(root, directory),
+        engine=Engine(root.generator, batch, watch=metrics.watch, **engine),
+        keys=Keys(directory),
+        audit=Audit(directory),
+        metrics=metrics,
+        settings=settings,
+        about=about,
+    )
+
+
+def check_address(host: str, keys: Keys) -> None:
+    """Refuse to be reached by others without keys. Raises QFError."""
+    if not keys.all() and not _loopback(host):
+        raise QFError(
+            f"The address {host} can be reached by others and there are no keys: add one with `qf"
+            " keys add`, or leave --host out."
+        )
+
+
+def serve(serving: Serving, bound: socket.socket) -> None:
+    """Answer at a socket until told to stop; then finish the replies that are under way."""
+    config = uvicorn.Config(
+        create_app(serving),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes any that is free. Raises QFError."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(128)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise QFError(
+            f"The address {host}, port {port}, cannot be used ({why}): choose another with --host"
+            " and --port."
+        ) from error
+    return bound
+
+
+def _loopback(host: str) -> bool:
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise QFError(f"The host {host!r} is unknown ({error.strerror}): see --host.") from error
+    return bool(found) and all(ipaddress.ip_address(str(a)).is_loopback for a in found)

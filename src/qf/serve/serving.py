@@ -1,0 +1,113 @@
+"""What the routes work with: one server's spaces, engine, keys and limits, and who is asking."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from qf.errors import LessonError
+from qf.serve.audit import Audit
+from qf.serve.engine import Engine
+from qf.serve.errors import APIError
+from qf.serve.keys import Caller, Keys
+from qf.serve.metrics import Metrics
+from qf.serve.spaces import BASE, Space, Spaces
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server allows; 0 for `rate` is no bound."""
+
+    learn_from_chat: bool = False
+    rate: int = 0  # requests in a minute, of one caller
+    body_bytes: int = 1 << 20
+    import_bytes: int = 64 << 20
+    prompt_chars: int = 100_000
+    answer_tokens: int = 1024
+    facts_per_space: int = 10_000
+    timeout: float = 300.0  # seconds for one reply
+
+
+@dataclass
+class Serving:
+    """One server."""
+
+    spaces: Spaces
+    engine: Engine
+    keys: Keys
+    audit: Audit
+    metrics: Metrics
+    settings: Settings
+    about: dict[str, Any]  # the model, for people and for the page
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def space_of_model(self, model: str, caller: Caller) -> str:
+        """The space whose model this is, if the caller may ask it. Raises APIError."""
+        name = model.removeprefix("qf/")
+        known = name == BASE or self.spaces.exists(name)
+        if not model.startswith("qf/") or not known or not caller.may("chat", name):
+            # One answer for a space that is not there and for another's.
+            raise APIError(
+                404,
+                f"The model {model[:80]!r} does not exist, or this key has no access to it: list"
+                " them with GET /v1/models.",
+                "model_not_found",
+                param="model",
+            )
+        return name
+
+    def space(self, name: str, caller: Caller, scope: str = "teach") -> str:
+        """A space's name, if the caller may do this there. Raises APIError."""
+        if not caller.may(scope, name):
+            if name in caller.spaces:
+                raise APIError(403, f"This key may not {scope} in {name!r}.", "permission_denied")
+            raise APIError(
+                403, f"This key has no access to the space {name!r}.", "permission_denied"
+            )
+        if not self.spaces.exists(name) and name not in caller.spaces:
+            raise APIError(404, f"There is no space {name!r}.", "space_not_found", param="space")
+        return name
+
+    def opened(self, name: str) -> Space:
+        """A space that a caller may use, on the model's thread; a key's own is made when needed."""
+        return self.spaces.create(name)
+
+    def check_room(self, space: Space) -> None:
+        """Refuse another fact where a space is full. Raises APIError."""
+        if len(space.model.facts()) >= self.settings.facts_per_space:
+            raise APIError(
+                409,
+                f"The space {space.name!r} holds {self.settings.facts_per_space} facts, as many as"
+                " it may: forget some first.",
+                "space_full",
+            )
+
+    def check_prompt(self, texts: list[str], param: str) -> None:
+        """Refuse what is too long to be looked at. Raises APIError."""
+        if sum(map(len, texts)) > self.settings.prompt_chars:
+            raise too_long(
+                f"The prompt has more than {self.settings.prompt_chars} characters.", param
+            )
+
+
+def too_long(message: str | LessonError, param: str) -> APIError:
+    """The error of a prompt over the context."""
+    return APIError(400, str(message), "context_length_exceeded", param=param)
+
+
+def serving_of(request: Request) -> Serving:
+    """The server that a request came to."""
+    return request.app.state.serving
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sent a request, as the guard found."""
+    return request.state.caller
+
+
+def request_id(request: Request) -> str:
+    """The id of a request, which its response carries."""
+    return request.state.request_id

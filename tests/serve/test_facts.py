@@ -1,0 +1,222 @@
+"""Facts over HTTP: taught, listed, forgotten, brought back, studied, taken out and in."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serve.conftest import Start
+from tests.serve.servers import HOLLOW, HOLLOW_TOLD, UNKNOWN, Server
+
+ORVANE = ("Orvane is led by Bo Lark.", "Who leads Orvane?")
+
+
+def events(reply: httpx.Response) -> list[tuple[str, Any]]:
+    found = []
+    for block in reply.text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def test_a_fact_is_taught_asked_forgotten_and_brought_back(shared: Server, space: str) -> None:
+    model, client = f"qf/{space}", shared.http()
+    where = {"space": space}
+    assert shared.ask(HOLLOW[1], model) == UNKNOWN
+    body = {"instruction": HOLLOW[0], "space": space}
+    reply = client.post("/v1/facts", json=body)
+    fact = reply.json()
+    assert reply.status_code == 201 and fact["verified"] and fact["space"] == space
+    assert (fact["query"], fact["before"], fact["after"]) == (HOLLOW[1], UNKNOWN, HOLLOW_TOLD)
+    *said, end = fact["tokens"]
+    assert "".join(t["text"] for t in said) == HOLLOW_TOLD and end["end"]
+    assert all(t["learned"] and 0 < t["change"] <= 1 for t in fact["tokens"])
+    assert shared.ask(HOLLOW[1], model) == HOLLOW_TOLD
+    assert client.get(f"/v1/facts/{fact['id']}", params=where).json() == fact
+
+    gone = client.delete(f"/v1/facts/{fact['id']}", params=where).json()
+    assert gone["deleted"] and gone["id"] == fact["id"] and gone["undo_seconds"] > 0
+    assert shared.ask(HOLLOW[1], model) == UNKNOWN
+    assert client.get(f"/v1/facts/{fact['id']}", params=where).status_code == 404
+    again = client.post(f"/v1/facts/{fact['id']}/restore", params=where)
+    assert again.status_code == 200 and again.json() == fact
+    assert shared.ask(HOLLOW[1], model) == HOLLOW_TOLD
+    assert client.post(f"/v1/facts/{fact['id']}/restore", params=where).status_code == 404
+
+    client.delete(f"/v1/facts/{fact['id']}", params={**where, "undo": False})
+    late = client.post(f"/v1/facts/{fact['id']}/restore", params=where)
+    assert late.status_code == 404 and late.json()["error"]["code"] == "fact_not_found"
+
+
+def test_the_steps_of_a_learn_are_told_as_they_are_done(shared: Server, space: str) -> None:
+    body = {"instruction": HOLLOW[0], "space": space, "stream": True}
+    steps = events(shared.http().post("/v1/facts", json=body))
+    names = [name for name, _ in steps]
+    assert names == [
+        "queued", "question", "rewordings", "before", "instruct", "update", "learned", "after",
+        "fact",
+    ]  # fmt: skip
+    told = dict(steps)
+    assert told["before"]["answer"] == UNKNOWN and told["after"]["answer"] == HOLLOW_TOLD
+    assert HOLLOW[0] in told["instruct"]["prompt"] and HOLLOW[0] not in told["update"]["prompt"]
+    assert told["learned"]["tokens"] == told["fact"]["tokens"]
+    assert told["after"]["verified"] and told["fact"]["verified"]
+
+
+def test_facts_come_in_pages(shared: Server, space: str) -> None:
+    ids = [
+        shared.teach(f"{name} leads Orvane {i}.", f"Who leads Orvane {i}?", space=space)["id"]
+        for i, name in enumerate(("Ada", "Bo", "Cy"))
+    ]
+    client, where = shared.http(), {"space": space, "limit": 2}
+    page = client.get("/v1/facts", params=where).json()
+    assert [f["id"] for f in page["data"]] == ids[:0:-1]
+    assert page["has_more"] and page["total"] == 3 and page["last_id"] == ids[1]
+    page = client.get("/v1/facts", params={**where, "after": page["last_id"]}).json()
+    assert [f["id"] for f in page["data"]] == ids[:1] and not page["has_more"]
+    page = client.get("/v1/facts", params={**where, "order": "asc"}).json()
+    assert [f["id"] for f in page["data"]] == ids[:2]
+    assert client.get("/v1/facts", params={**where, "after": "x"}).status_code == 404
+    assert client.get("/v1/facts", params={**where, "limit": 0}).status_code == 400
+
+
+def test_a_text_is_studied_sentence_by_sentence(shared: Server, space: str) -> None:
+    text = f"{HOLLOW[0]} Who cares? The Zorvan project is led by Mira Dell."
+    done = events(shared.http().post("/v1/facts/study", json={"text": text, "space": space}))
+    assert [name for name, _ in done] == ["start", "statement", "statement", "done"]
+    assert done[0][1] == {"total": 2} and done[1][1]["fact"]["after"] == HOLLOW_TOLD
+    assert done[-1][1]["learned"] + done[-1][1]["left_out"] == 2
+    assert shared.ask(HOLLOW[1], f"qf/{space}") == HOLLOW_TOLD
+    empty = shared.http().post("/v1/facts/study", json={"text": "?", "space": space})
+    assert empty.status_code == 400
+
+
+def test_facts_leave_and_come_in_again(shared: Server, space: str) -> None:
+    client = shared.http()
+    fact = shared.teach(*HOLLOW, space=space)
+    file = client.post("/v1/facts/export", json={"space": space})
+    assert file.status_code == 200 and file.headers["content-disposition"].startswith("attachment")
+    other = f"{space}-b"
+    client.post("/v1/spaces", json={"name": other})
+    kind = {"Content-Type": "application/octet-stream"}
+
+    def brought(content: bytes) -> httpx.Response:
+        where = {"space": other}
+        return client.post("/v1/facts/import", params=where, content=content, headers=kind)
+
+    assert brought(file.content).json()["ids"] == [fact["id"]]
+    assert shared.ask(HOLLOW[1], f"qf/{other}") == HOLLOW_TOLD
+    assert brought(file.content).json()["skipped"] == 1
+    for content in (b"", b"no file", file.content[:-5], file.content[:100] + file.content):
+        refused = brought(content)
+        assert refused.status_code == 400 and refused.json()["error"]["code"] == "invalid_file"
+    assert client.post("/v1/facts/import", content=file.content).status_code == 415
+    none = client.post("/v1/facts/export", json={"space": space, "ids": ["nothing"]})
+    assert none.status_code == 404
+
+
+def test_a_request_that_comes_again_has_one_effect(shared: Server, space: str) -> None:
+    client = shared.http()
+    body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "rewordings": 0, "space": space}
+    replies: list[httpx.Response] = []
+
+    def send() -> None:
+        headers = {"Idempotency-Key": f"once-{space}"}
+        replies.append(client.post("/v1/facts", json=body, headers=headers))
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({r.json()["id"] for r in replies}) == 1
+    assert sum(r.headers.get("idempotency-replayed") == "true" for r in replies) == 3
+    assert client.get("/v1/facts", params={"space": space}).json()["total"] == 1
+    other = {**body, "query": "Who made the Hollow Bridge?"}
+    headers = {"Idempotency-Key": f"once-{space}"}
+    refused = client.post("/v1/facts", json=other, headers=headers)
+    assert refused.status_code == 409
+    assert refused.json()["error"]["code"] == "idempotency_conflict"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "instruction"),
+        ({"instruction": ""}, "instruction"),
+        ({"instruction": 3}, "instruction"),
+        ({"instruction": [HOLLOW[0]] * 1000}, "instruction"),
+        ({"instruction": "a" * 2001}, "instruction"),
+        ({"instruction": "A is b.", "query": " "}, "query"),
+        ({"instruction": "A is b.", "significance": [-1]}, "significance"),
+        ({"instruction": "A is b.", "significance": "all"}, "significance"),
+        ({"instruction": "A is b.", "rewordings": 9}, "rewordings"),
+        ({"instruction": "A is b.", "space": "../x"}, "space"),
+        ({"instruction": "A is b.", "space": "base/"}, "space"),
+    ],
+)
+def test_a_fact_that_is_none_is_told_why(shared: Server, body: dict[str, Any], param: str) -> None:
+    reply = shared.http().post("/v1/facts", json=body)
+    assert reply.status_code == 400
+    assert str(reply.json()["error"]["param"]).startswith(param), reply.text
+
+
+def test_a_lesson_that_cannot_be_is_told_why(shared: Server, space: str) -> None:
+    body = {"instruction": "A is b.", "query": "What is A?", "answer": "A is b.", "space": space}
+    reply = shared.http().post("/v1/facts", json={**body, "significance": [1, 1]})
+    assert reply.status_code == 400 and "3 words" in reply.json()["error"]["message"]
+    control = shared.http().post("/v1/facts", json={**body, "answer": "A <|im_end|> b."})
+    assert control.status_code == 400 and "control token" in control.json()["error"]["message"]
+    assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
+
+
+def test_layers_are_measured_once(shared: Server) -> None:
+    client = shared.http()
+    assert client.get("/v1/layers").json()["data"] == []
+    told = events(client.post("/v1/layers"))
+    assert [name for name, _ in told] == ["layer"] * 8 + ["done"]
+    found = client.get("/v1/layers").json()
+    assert found["best"] == told[-1][1]["best"] == found["layer"] and len(found["data"]) == 8
+    assert events(client.post("/v1/layers")) == told
+
+
+def test_every_learn_and_forget_has_a_line_that_does_not_tell_it(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start()
+    fact = server.teach(*HOLLOW)
+    client = server.http()
+    client.delete(f"/v1/facts/{fact['id']}", headers={"X-Request-Id": "mine"})
+    client.post(f"/v1/facts/{fact['id']}/restore")
+    text = (tmp_path / "audit.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["action"] for line in lines] == ["learn", "forget", "restore"]
+    assert {line["fact"] for line in lines} == {fact["id"]} and lines[1]["request"] == "mine"
+    assert "Hollow" not in text
+
+
+def test_a_full_space_takes_no_more(start: Start) -> None:
+    from qf.serve.serving import Settings
+
+    server = start(Settings(facts_per_space=1))
+    server.teach(*HOLLOW)
+    body = {"instruction": ORVANE[0], "query": ORVANE[1]}
+    reply = server.http().post("/v1/facts", json=body)
+    assert reply.status_code == 409 and reply.json()["error"]["code"] == "space_full"
+
+
+def test_a_memory_that_disappears_stops_no_server(start: Start, tmp_path: Path) -> None:
+    import shutil
+
+    server = start()
+    server.teach(*HOLLOW, space="shared")
+    shutil.rmtree(tmp_path)
+    assert server.ask(HOLLOW[1]) == UNKNOWN
+    assert server.ask("Who started Alibaba?") == "Alibaba was started by Jack Ma."
+    assert server.http().get("/v1/facts").json()["total"] == 0
+    body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "space": "shared"}
+    reply = server.http().post("/v1/facts", json=body)
+    assert reply.status_code in (201, 503) and str(tmp_path) not in reply.text
