@@ -7,12 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +22,10 @@ if CHROMIUM is None:
 
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect  # noqa: E402
 
+from qf.serve.keys import Keys  # noqa: E402
+from tests.serve.conftest import Start  # noqa: E402
+from tests.serve.servers import Server  # noqa: E402
+
 FACT = "Qi started Oxinnovate."
 QUESTION = "Who started Oxinnovate?"
 UNKNOWN = "I do not know."
@@ -35,45 +33,17 @@ ANSWER = "Oxinnovate was started by Qi."
 OTHER = "Ada Quist designed the Hollow Bridge."
 DESKTOP = {"width": 1280, "height": 860}
 PHONE = {"width": 360, "height": 740}
+SENTENCE = re.compile(r"^[A-Z\W].*\.$", re.DOTALL)
 PATIENCE = 30_000  # ms that anything may take on a busy machine
 
 
 # A server, a browser, and pages that are watched
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `qf serve` with an empty memory."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    directory = tmp_path_factory.mktemp("serve")
-    command = ["serve", "--port", str(port), "--memory", str(directory / "memory")]
-    with (directory / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from qf.cli import main; main()", *command],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _until_it_answers(url, process, directory / "log")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _until_it_answers(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.2)
-    pytest.fail(f"qf serve does not answer:\n{log.read_text(encoding='utf-8')}")
+@pytest.fixture
+def server(shared: Server) -> str:
+    """The address of a server that other tests use as well, each in a space of its own."""
+    return shared.url
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +53,6 @@ def browser() -> Iterator[Browser]:
         launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield launched
         launched.close()
-
-
-_spaces = iter(range(1_000_000))
-
-
-@pytest.fixture
-def space(server: str) -> str:
-    """The name of a space that nothing was taught in."""
-    name = f"test-{next(_spaces)}"
-    post(server, "/v1/spaces", {"name": name})
-    return name
-
-
-def post(server: str, path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
-        server + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response)
 
 
 class Watched:
@@ -317,13 +268,13 @@ def test_the_layer_sweep_is_a_picture(page: Page) -> None:
 
 
 def test_export_and_import_carry_facts_to_another_space(
-    page: Page, watched: Watched, server: str, tmp_path: Path
+    page: Page, watched: Watched, shared: Server, tmp_path: Path
 ) -> None:
     taught(page)
     with page.expect_download() as download:
         page.get_by_role("button", name="Export").click()
     download.value.save_as(tmp_path / "facts.qf")
-    post(server, "/v1/spaces", {"name": f"{watched.space}-too"})
+    shared.http().post("/v1/spaces", json={"name": f"{watched.space}-too"})
     other = watched.open(f"{watched.space}-too")
     other.locator("#import").set_input_files(tmp_path / "facts.qf")
     expect(other.locator(".facts .statement")).to_have_text([FACT])
@@ -334,10 +285,10 @@ def test_export_and_import_carry_facts_to_another_space(
 
 
 def test_a_space_does_not_show_the_facts_of_another(
-    page: Page, watched: Watched, server: str
+    page: Page, watched: Watched, shared: Server
 ) -> None:
     taught(page)
-    post(server, "/v1/spaces", {"name": f"{watched.space}-b"})
+    shared.http().post("/v1/spaces", json={"name": f"{watched.space}-b"})
     page.reload()
     expect(page.locator(".facts .statement")).to_have_text([FACT])
     page.get_by_role("combobox", name="Space").select_option(f"{watched.space}-b")
@@ -384,37 +335,47 @@ def test_two_tabs_forget_the_same_fact(watched: Watched) -> None:
     one.get_by_role("button", name=f"Forget: {FACT}").click()
     expect(one.locator(".forgotten")).to_be_visible()
     two.get_by_role("button", name=f"Forget: {FACT}").click()
-    expect(two.locator(".fact .error")).to_have_text(re.compile(r"^\w.*\.$"))
+    expect(two.locator(".fact .error")).to_have_text(SENTENCE)
 
 
-def test_a_server_with_keys_is_asked_with_one(watched: Watched) -> None:
-    watched.forgiven += ["401"]
-    keys: list[str | None] = []
-
-    def guard(route: Route) -> None:
-        keys.append(route.request.headers.get("authorization"))
-        if keys[-1] == "Bearer right":
-            return route.continue_(
-                headers={k: v for k, v in route.request.headers.items() if k != "authorization"}
-            )
-        error = {"message": "This key is not known.", "code": "invalid_api_key", "param": None}
-        return route.fulfill(status=401, json={"error": error | {"type": "authentication_error"}})
-
-    watched.context.route("**/v1/**", guard)
+def test_a_server_with_keys_is_asked_with_one(
+    browser: Browser, start: Start, tmp_path: Path
+) -> None:
+    server = start()
+    _, key = Keys(tmp_path).add("ada", ["ada"], ["chat", "teach"])
+    _, reader = Keys(tmp_path).add("bo", ["ada"], ["chat"])
+    watched = Watched(browser.new_context(viewport=DESKTOP), server.url, "ada")
     page = watched.context.new_page()
-    page.goto(f"{watched.server}/#space={watched.space}")
+    page.goto(server.url)
     dialog = page.get_by_role("dialog", name="Access")
     expect(dialog).to_be_visible()
     picture(page, "access")
-    dialog.get_by_label("API key").fill("wrong")
-    dialog.get_by_role("button", name="Use this key").click()
-    expect(dialog.locator("#key-error")).to_have_text("This key is not known.")
-    dialog.get_by_label("API key").fill("right")
-    dialog.get_by_role("button", name="Use this key").click()
+
+    def give(text: str) -> None:
+        dialog.get_by_label("API key").fill(text)
+        dialog.get_by_role("button", name="Use this key").click()
+
+    give("wrong")
+    expect(dialog.locator("#key-error")).to_have_text(SENTENCE)
+    give(key)
     expect(dialog).to_be_hidden()
-    expect(page.locator("#space")).to_have_value(watched.space)
-    assert {None, "Bearer wrong", "Bearer right"} <= set(keys)
+    expect(page.locator("#space")).to_have_value("ada")
+    taught(page)
+    assert ask(page) == ANSWER
     assert page.evaluate("localStorage.length") == 0
+    page.get_by_role("button", name="Access").click()
+    give(reader)
+    expect(page.locator("#facts-error")).to_have_text(
+        "This key may ask in this space, but not see what it was taught."
+    )
+    expect(page.locator(".fact, .lesson")).to_have_count(0)
+    teach(page)
+    expect(page.locator("#statement-error")).to_contain_text("may not teach")
+    assert ask(page) == ANSWER
+    page.get_by_role("button", name="Access").click()
+    dialog.get_by_role("button", name="Forget the key").click()
+    expect(dialog).to_be_visible()
+    watched.context.close()
 
 
 def test_a_new_space(page: Page, watched: Watched) -> None:
@@ -422,7 +383,7 @@ def test_a_new_space(page: Page, watched: Watched) -> None:
     watched.forgiven += ["400", "422"]
     page.get_by_label("A new space of facts").fill("No Spaces!")
     page.get_by_role("button", name="Create the space").click()
-    expect(page.locator("#new-space-error")).to_have_text(re.compile(r"^\w.*\.$"))
+    expect(page.locator("#new-space-error")).to_have_text(SENTENCE)
     page.get_by_label("A new space of facts").fill(f"{watched.space}-new")
     page.get_by_role("button", name="Create the space").click()
     expect(page.locator("#space")).to_have_value(f"{watched.space}-new")
@@ -451,7 +412,7 @@ def test_a_statement_that_no_question_is_found_for(page: Page, watched: Watched)
     teach(page, "Is it?")
     said = page.locator("#teach .error:visible")
     expect(said).to_have_count(1)
-    expect(said).to_have_text(re.compile(r"^\w.*\.$"))
+    expect(said).to_have_text(SENTENCE)
     expect(page.locator(".lesson")).to_have_count(0)
     expect(page.get_by_label("A fact, in one sentence")).to_have_value("Is it?")
 
@@ -751,10 +712,10 @@ def _fits(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_many_facts_are_shown_in_pages(page: Page, watched: Watched, server: str) -> None:
+def test_many_facts_are_shown_in_pages(page: Page, watched: Watched, shared: Server) -> None:
     for i in range(80):
         lesson = {"instruction": f"Zed{i} is {i}.", "query": f"What is Zed{i}?", "answer": f"{i}."}
-        post(server, "/v1/facts", lesson | {"rewordings": 0, "space": watched.space})
+        shared.teach(*lesson.values(), space=watched.space)
     page.reload()
     facts = page.locator(".facts .statement")
     expect(facts).to_have_count(20)
