@@ -260,7 +260,10 @@ def test_the_layer_sweep_is_a_picture(page: Page) -> None:
     page.get_by_role("button", name="Measure every layer").click()
     chart = page.get_by_role("img", name="layer 7: same words 100%, other words 50%")
     expect(chart).to_be_visible()
-    heights = [float(y) for y in chart.locator("circle").evaluate_all("c => c.map(x => x.getAttribute('cy'))")]
+    heights = [
+        float(y)
+        for y in chart.locator("circle").evaluate_all("c => c.map(x => x.getAttribute('cy'))")
+    ]
     assert len(heights) == 8
     assert heights == sorted(heights, reverse=True)
     expect(page.locator("figcaption")).to_contain_text("Best: layer 7.")
@@ -558,7 +561,8 @@ def test_the_focus_is_always_seen(page: Page) -> None:
             continue
         names.append(focused.evaluate(NAME))
         assert focused.evaluate(
-            """e => [e, e.closest(".field")].some(x => x && getComputedStyle(x).outlineStyle !== "none"
+            """e => [e, e.closest(".field")].some(
+                x => x && getComputedStyle(x).outlineStyle !== "none"
                 && parseFloat(getComputedStyle(x).outlineWidth) >= 2)"""
         ), names[-1]
     assert len(set(names)) > 12
@@ -619,12 +623,14 @@ FAINT = """() => {
     let seen = 0;
     while (texts.nextNode()) {
         const node = texts.currentNode, e = node.parentElement;
-        if (!node.data.trim() || !e.checkVisibility() || e.closest("svg, .unseen, noscript")) continue;
+        if (!node.data.trim() || !e.checkVisibility()) continue;
+        if (e.closest("svg, .unseen, noscript")) continue;
         seen += 1;
         look(e, node.data, getComputedStyle(e));
     }
     for (const e of document.querySelectorAll("[placeholder]"))
-        if (e.checkVisibility() && !e.value) look(e, e.placeholder, getComputedStyle(e, "::placeholder"));
+        if (e.checkVisibility() && !e.value)
+            look(e, e.placeholder, getComputedStyle(e, "::placeholder"));
     return {seen, faint};
 }"""
 
@@ -701,7 +707,8 @@ def _fits(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     over = page.locator("main *, header *").evaluate_all(
         """all => all.filter(e => e.checkVisibility() && !e.closest(".unseen, pre, .tabs"))
-            .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML)"""
+            .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)
+            .map(e => e.outerHTML)"""
     )
     assert over == []
     small = page.locator("button, select").evaluate_all(
@@ -714,8 +721,8 @@ def _fits(page: Page) -> None:
 @pytest.mark.slow
 def test_many_facts_are_shown_in_pages(page: Page, watched: Watched, shared: Server) -> None:
     for i in range(80):
-        lesson = {"instruction": f"Zed{i} is {i}.", "query": f"What is Zed{i}?", "answer": f"{i}."}
-        shared.teach(*lesson.values(), space=watched.space)
+        lesson = f"Zed{i} is {i}.", f"What is Zed{i}?"
+        shared.teach(*lesson, answer=f"{i}.", space=watched.space)
     page.reload()
     facts = page.locator(".facts .statement")
     expect(facts).to_have_count(20)

@@ -75,7 +75,8 @@ async def _invalid(_: Request, error: Exception) -> Response:
         return error_response(APIError(400, "The body is not valid JSON.", "invalid_json"))
     # The message says what is wrong with the value, and never repeats it.
     what = first["msg"].removeprefix("Value error, ")
-    message = f"{param}: {what}." if param else f"The request is not valid: {what}."
+    where = f"field {param!r}" if param else "request"
+    message = f"The {where} is not valid: {what[:1].lower() + what[1:]}."
     return error_response(APIError(400, message, "invalid_value", param=param or None))
 
 

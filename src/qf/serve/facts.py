@@ -169,9 +169,9 @@ class Steps:
         self._began = time.perf_counter()
         for name, sequence in zip(("instruct", "update"), sequences, strict=True):
             ids = sequence.input_ids
-            parts = ids[: sequence.start], ids[sequence.start :]
-            prompt, answer = (self._model.tokenizer.decode(part) for part in parts)
-            self._tell(name, {"prompt": prompt, "answer": answer})
+            decode = self._model.tokenizer.decode
+            answer = decode(ids[sequence.start :], skip_special_tokens=True).strip()
+            self._tell(name, {"prompt": decode(ids[: sequence.start]), "answer": answer})
 
     def _rows(self, rows: FactRows) -> None:
         assert self._lesson is not None

@@ -39,7 +39,8 @@ async function connect() {
     showError(byId("notice"), error.status === 401 ? "This server asks for a key: give one under Access." : error);
     return false;
   }
-  const picked = state.spaces.find(({ id }) => id === state.space) ?? state.spaces[0];
+  const own = state.spaces.find(({ shared }) => !shared);
+  const picked = state.spaces.find(({ id }) => id === state.space) ?? own ?? state.spaces[0];
   byId("space").replaceChildren(
     ...state.spaces.map(({ id, shared }) => h("option", { value: id }, shared ? `${id} (all read it)` : id)),
   );

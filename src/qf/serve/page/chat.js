@@ -121,9 +121,13 @@ async function* reply(question, earlier, bare, signal, note) {
   }
 }
 
-/** A line in the conversation where the memory changed: what follows is answered from the new one. */
+/**
+ * A line in the conversation where the memory changed. The turns before it go along no more: the
+ * model would read in them what it has forgotten.
+ */
 function mark({ kind, statement }) {
   if (!WORDS[kind]) return;
+  conversation = [];
   add(
     h("li", { class: `turn moment ${kind}` }, h("span", { class: "act" }, WORDS[kind]), " ", h("span", {}, statement)),
   );
