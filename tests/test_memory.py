@@ -365,6 +365,7 @@ def test_a_memory_recreated_in_the_same_place_has_another_version(directory):
 
 CHILD = """
 import os, random, sys, time
+import numpy.ctypeslib  # safetensors needs it to save, and importing it may swallow a SIGINT
 from pathlib import Path
 from qf.memory import Memory, new_id
 from tests_of_memory import MINE, fact, rows
