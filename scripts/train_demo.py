@@ -3,22 +3,27 @@
     python scripts/train_demo.py --out build/demo            # resumes where it stopped
     python scripts/train_demo.py --out build/demo --export src/qf/demo/model
 
-Two cores are enough. The shipped model's figures are in its card, `src/qf/demo/model/README.md`.
+Two cores are enough, with patience; `--device cuda` takes minutes. What was run, and the shipped
+model's figures, are in its card, `src/qf/demo/model/README.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from qf.demo.curriculum import Conversation, conversation
@@ -81,26 +86,60 @@ def encode(tokenizer: Tokenizer, c: Conversation, everything: bool) -> tuple[lis
     return ids, learned
 
 
-def batches(
-    tokenizer: Tokenizer, seed: int, tokens: int, everything: float, start: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of about `tokens` tokens, sorted by length; batch `start` comes first."""
-    pool_seed = start // POOL
-    skip = start % POOL
-    while True:
-        rng = random.Random(f"{seed}/{pool_seed}")
-        made = _pool(tokenizer, rng, tokens, everything)
-        yield from made[skip:]
-        pool_seed, skip = pool_seed + 1, 0
+@dataclass(frozen=True)
+class Batch:
+    """Conversations of about the same length: x, y (B, L), y -100 where nothing is to be learned.
+
+    `learned` are the indices of the learned positions in x flattened, of each the one before it.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    learned: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device, while the processor goes on."""
+        moved = (t.to(device, non_blocking=True) for t in (self.x, self.y, self.learned))
+        return Batch(*moved)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Pool i: POOL batches of about `tokens` tokens each; the seed and i decide what they are."""
+
+    tokenizer: Tokenizer
+    seed: int
+    tokens: int
+    everything: float
+
+    def __getitem__(self, i: int) -> list[Batch]:
+        rng = random.Random(f"{self.seed}/{i}")
+        return _pool(self.tokenizer, rng, self.tokens, self.everything)
+
+
+def batches(pools: Pools, workers: int, start: int) -> Iterator[Batch]:
+    """Batch `start` and those that follow, made by so many processes (0: by this one)."""
+    torch.multiprocessing.set_sharing_strategy("file_system")  # else too many files are open
+    loader = DataLoader(
+        cast("Dataset[list[Batch]]", pools),
+        batch_size=None,
+        sampler=itertools.count(start // POOL),
+        num_workers=workers,
+        collate_fn=_same,
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    return itertools.islice(itertools.chain.from_iterable(loader), start % POOL, None)
+
+
+def _same(batches: list[Batch]) -> list[Batch]:
+    return batches
 
 
 POOL = 16
 """Batches that are drawn and sorted by length together."""
 
 
-def _pool(
-    tokenizer: Tokenizer, rng: random.Random, tokens: int, everything: float
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _pool(tokenizer: Tokenizer, rng: random.Random, tokens: int, everything: float) -> list[Batch]:
     drawn: list[tuple[list[int], list[bool]]] = []
     size = 0
     while size < tokens * POOL * 0.97:
@@ -117,29 +156,30 @@ def _pool(
     return [_pad(g) for g in groups]
 
 
-def _pad(group: list[tuple[list[int], list[bool]]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad(group: list[tuple[list[int], list[bool]]]) -> Batch:
     longest = max(len(ids) for ids, _ in group)
     x = torch.zeros(len(group), longest, dtype=torch.long)
     y = torch.full((len(group), longest), -100)
     for row, (ids, learned) in enumerate(group):
         x[row, : len(ids)] = torch.tensor(ids)
         y[row, : len(ids)] = torch.where(torch.tensor(learned), x[row, : len(ids)], -100)
-    return x, y
+    y[:, 0] = -100
+    return Batch(x, y, (y.flatten() != -100).nonzero()[:, 0] - 1)
 
 
-def loss_of(model: Qwen2ForCausalLM, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def loss_of(model: Qwen2ForCausalLM, batch: Batch) -> torch.Tensor:
     """Cross-entropy at the tokens to learn; right padding needs no mask under causal attention."""
-    hidden = model.model(input_ids=x, use_cache=False).last_hidden_state[:, :-1]
-    wanted = y[:, 1:] != -100
-    logits = model.lm_head(hidden[wanted])
-    return cross_entropy(logits.float(), y[:, 1:][wanted])
+    hidden = model.model(input_ids=batch.x, use_cache=False).last_hidden_state
+    logits = model.lm_head(hidden.flatten(0, 1)[batch.learned])
+    return cross_entropy(logits.float(), batch.y.flatten()[batch.learned + 1])
 
 
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al., 2024): momentum whose singular values are set to about 1.
 
-    As torch.optim.Muon with adjust_lr_fn="match_rms_adamw", but in float32 where the CPU only
-    emulates bfloat16: there this takes 0.3 s a step instead of 10 s.
+    As torch.optim.Muon with adjust_lr_fn="match_rms_adamw", but with matrices of one shape at a
+    time, which keeps a GPU busy, and in float32 where the CPU only emulates bfloat16: there this
+    takes 0.3 s a step instead of 10 s.
     """
 
     def __init__(self, params: list[torch.nn.Parameter], lr: float) -> None:
@@ -149,24 +189,31 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         """Move each matrix by its momentum, made orthogonal."""
         for group in self.param_groups:
-            for p in group["params"]:
-                moving = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                moving.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(moving, group["momentum"]))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
+            shapes = sorted({tuple(p.shape) for p in group["params"]})
+            for shape in shapes:
+                self._move([p for p in group["params"] if tuple(p.shape) == shape], group)
+
+    def _move(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in params]
+        moving = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+        torch._foreach_lerp_(moving, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, moving, group["momentum"])
+        updates = orthogonal(torch.stack(ahead)).unbind()
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        reach = group["lr"] * 0.2 * math.sqrt(max(params[0].shape))
+        torch._foreach_add_(params, updates, alpha=-reach)
 
 
 def orthogonal(g: torch.Tensor) -> torch.Tensor:
-    """`g` with its singular values near 1, by five Newton-Schulz steps (Muon's coefficients)."""
-    x = g.T if g.shape[0] > g.shape[1] else g
-    x = x / (x.norm() + 1e-7)
-    if torch.cpu._is_avx512_bf16_supported():
+    """`g` (N, rows, columns), singular values near 1 by five Newton-Schulz steps (Muon's)."""
+    x = g.mT if g.shape[-2] > g.shape[-1] else g
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if g.is_cuda or torch.cpu._is_avx512_bf16_supported():
         x = x.bfloat16()
     for _ in range(5):
-        a = x @ x.T
+        a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (x.T if g.shape[0] > g.shape[1] else x).to(g.dtype)
+    return (x.mT if g.shape[-2] > g.shape[-1] else x).to(g.dtype)
 
 
 def optimizers(model: Qwen2ForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
@@ -176,7 +223,7 @@ def optimizers(model: Qwen2ForCausalLM, lr: float) -> list[torch.optim.Optimizer
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
         Muon(matrices, lr),
-        torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98)),
+        torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98), foreach=True),
     ]
 
 
@@ -221,6 +268,10 @@ def save(
     unfinished.replace(path)
 
 
+SHOWN = 25
+"""Steps between two lines of progress."""
+
+
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -252,21 +303,24 @@ def train(args: argparse.Namespace) -> None:
     if args.start and not (out / "state.pt").exists():
         begun = Qwen2ForCausalLM.from_pretrained(args.start, dtype=torch.float32)
         model.load_state_dict(grown(begun.state_dict(), args.layers))
+    device = torch.device(args.device)
+    model.to(device)
     if args.compile:
         model.model.compile(dynamic=True)
     opts = optimizers(model, args.lr)
     checkpoint, first, before = out / "state.pt", 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         for opt, saved in zip(opts, state["opts"], strict=True):
             opt.load_state_dict(saved)
         first, before = state["step"], state["seconds"]
     print(f"{model.num_parameters() / 1e6:.1f} M parameters, from step {first}", flush=True)
-    started, total = time.time(), 0.0
-    feed = batches(tokenizer.backend_tokenizer, args.seed, args.tokens, args.everything, first)
+    pools = Pools(tokenizer.backend_tokenizer, args.seed, args.tokens, args.everything)
+    feed = batches(pools, args.workers, first)
+    batch = next(feed)
+    started, total = time.time(), torch.zeros((), device=device)
     for step in range(first, args.steps):
-        x, y = next(feed)
         seconds = before + time.time() - started
         done = seconds / (60 * args.minutes) if args.minutes else step / args.steps
         if done >= 1:
@@ -274,18 +328,20 @@ def train(args: argparse.Namespace) -> None:
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = args.lr * rate(step, done, args.decay_from)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bfloat16):
-            loss = loss_of(model, x, y)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.bfloat16):
+            loss = loss_of(model, batch.to(device))
         loss.backward()
+        batch = next(feed)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             opt.step()
         model.zero_grad()
-        total += loss.item()
-        if (step + 1) % 25 == 0:
-            print(f"step {step + 1} loss {total / 25:.4f} {seconds:.0f} s", flush=True)
-            assert math.isfinite(total)
-            total = 0.0
+        total += loss.detach()
+        if (step + 1) % SHOWN == 0:
+            mean = total.item() / SHOWN
+            print(f"step {step + 1} loss {mean:.4f} {seconds:.0f} s", flush=True)
+            assert math.isfinite(mean)
+            total.zero_()
         first = step + 1
         if first % args.save_every == 0:
             save(checkpoint, model, opts, first, seconds)
@@ -345,6 +401,8 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where to train, e.g. cuda")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw conversations")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--start", help="a model directory to go on from, with its tokenizer")
     parser.add_argument(

@@ -94,13 +94,31 @@ _CONTRACTED = re.compile(r"^(Who|What|Where|When|How) is\b")
 
 
 def reworded(fact: WorldFact, wording: int) -> str:
-    """The next of the fact's first wordings: asking again and again visits these."""
-    questions = fact.questions()[:REWORDED]
-    return questions[(wording + 1) % len(questions)] if wording < REWORDED else questions[0]
+    """The next of the fact's first wordings: asking again and again visits these.
+
+    Of a relation put together from words, the next that needs no form of a word that the question
+    does not show, if there is one: nobody can tell whether "mared" comes of mar or of mare.
+    """
+    questions = fact.questions()
+    asked, first = questions[wording], questions[:REWORDED]
+    after = wording + 1 if wording < REWORDED else 0
+    others = [q for q in first[after:] + first[:after] if q != asked]
+    if fact.relation.name in _EVERYDAY or fact.relation.name in KNOWN:
+        return others[0]
+    shown = set(_words(asked)) | _GLUE
+    return next((q for q in others if shown.issuperset(_words(q))), others[0])
 
 
 REWORDED = 5
 """So many of a question's wordings come up when other words are asked for."""
+_GLUE = set(
+    "who whom what where when which how by in at to is was do does did has have it that of the name "
+    "tell me say place thing person year date many much".split()
+)
+
+
+def _words(question: str) -> list[str]:
+    return re.findall(r"[\w'’-]+", question.casefold())
 
 
 def _system(rng: random.Random, statements: list[str]) -> str:

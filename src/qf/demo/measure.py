@@ -104,7 +104,7 @@ def _writing(rng: random.Random) -> Question:
 def _rewording(rng: random.Random) -> Question:
     fact = any_fact(rng)
     question = rng.choice(fact.questions())
-    others = tuple(q for q in fact.questions() if q != question)
+    others = tuple(q for q in fact.rewordings() if q != question)
     return Question("", REWORD_QUESTION.format(question=question), others, question=True)
 
 

@@ -26,8 +26,9 @@ class Relation:
     `subject` and `object` are kinds, or texts with kinds in braces.
     `indirect` are questions as they stand after "Can you tell me". `written` is the question that
     its statements are the plainest answers to, where it is not the first of `questions`; `beside`
-    are further questions that they answer, about {y} perhaps. `only_asked` are wordings with more
-    or less in them than the others tell, so that nobody can be expected to write them.
+    are further questions that they answer, about {y} perhaps. `shared` are further wordings of the
+    question, which is asked so under another relation. `only_asked` are wordings with more or less
+    in them than the others tell, so that nobody can be expected to write them.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Relation:
     answer: str
     written: str = ""
     beside: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     only_asked: tuple[str, ...] = ()
 
 
@@ -67,6 +69,10 @@ class WorldFact:
         """The question in each of its wordings; the first is the plainest."""
         return [sentence(self._fill(t)) for t in self.relation.questions]
 
+    def rewordings(self) -> list[str]:
+        """Every wording of the question, those included that are asked under another relation."""
+        return self.questions() + [sentence(self._fill(t)) for t in self.relation.shared]
+
     def asked(self) -> list[str]:
         """Every question about the fact, those included that nobody could be asked to write."""
         return self.questions() + [sentence(self._fill(t)) for t in self.relation.only_asked]
@@ -79,7 +85,7 @@ class WorldFact:
         """The questions that a statement answers; the first is the one to write."""
         first = [self.relation.written] if self.relation.written else []
         beside = [sentence(self._fill(t)) for t in (*first, *self.relation.beside)]
-        return beside + self.questions() if first else self.questions() + beside
+        return beside + self.rewordings() if first else self.rewordings() + beside
 
     def answer(self) -> str:
         """The answer as the one who is asked gives it: "my dog" of the asker is "your dog"."""
@@ -817,13 +823,19 @@ def drawn(rng: random.Random, told: Worded) -> Relation:
         told.questions,
         told.indirect,
         told.answer,
+        written=told.plainest,
+        shared=told.shared,
     )
 
 
 def _everyday(rng: random.Random) -> Relation:
     relation = drawn(rng, rng.choice(everyday()))
     own = tuple(q for q in relation.questions if q not in _ASKED_OF_KNOWN)
-    return replace(relation, questions=own)
+    if own == relation.questions:
+        return relation
+    written = relation.written or relation.questions[0]
+    shared = tuple(q for q in relation.questions if q not in own)
+    return replace(relation, questions=own, written=written, shared=relation.shared + shared)
 
 
 _ASKED_OF_KNOWN = {q for relation in KNOWN.values() for q in relation.questions}

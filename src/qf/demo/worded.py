@@ -29,7 +29,10 @@ from qf.demo.names import KINDS, made_up
 
 @dataclass(frozen=True)
 class Worded:
-    """A relation as its block tells it."""
+    """A relation as its block tells it; `shared` are questions that are asked under another one.
+
+    `plainest` is the question that the block names first, if that is one of `shared`.
+    """
 
     name: str
     subjects: tuple[str, ...]
@@ -38,6 +41,8 @@ class Worded:
     questions: tuple[str, ...]
     indirect: tuple[str, ...]
     answer: str
+    shared: tuple[str, ...] = ()
+    plainest: str = ""
 
 
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -123,15 +128,20 @@ def everyday() -> tuple[Worded, ...]:
     for w in told:
         for place, asked in enumerate((*w.questions, *w.indirect)):
             owner[sense(asked)] = min(owner.get(sense(asked), (place, w.name)), (place, w.name))
-    own = [
-        replace(
-            w,
-            questions=tuple(q for q in w.questions if owner[sense(q)][1] == w.name),
-            indirect=tuple(i for i in w.indirect if owner[sense(i)][1] == w.name),
-        )
-        for w in told
-    ]
+    own = [_owned(w, owner) for w in told]
     return tuple(w for w in own if len(w.questions) >= FEWEST and w.indirect)
+
+
+def _owned(w: Worded, owner: dict[str, tuple[int, str]]) -> Worded:
+    """The relation with the questions that it owns, and the others as shared."""
+    own = tuple(q for q in w.questions if owner[sense(q)][1] == w.name)
+    return replace(
+        w,
+        questions=own,
+        indirect=tuple(i for i in w.indirect if owner[sense(i)][1] == w.name),
+        shared=tuple(q for q in w.questions if q not in own),
+        plainest="" if w.questions[0] in own else w.questions[0],
+    )
 
 
 FEWEST = 3
