@@ -43,7 +43,7 @@ def test_what_is_wrong_is_said(right: str, wrong: str, why: str) -> None:
 
 def test_there_are_hundreds_in_many_wordings() -> None:
     relations = everyday()
-    assert len(relations) >= 350
+    assert len(relations) >= 600
     assert min(len(r.questions) for r in relations) >= 3
     assert sum(len(r.questions) for r in relations) >= 10 * len(relations)
     assert min(len(r.statements) for r in relations) >= 3
@@ -77,6 +77,8 @@ def test_relations_of_one_answer_and_a_common_question_are_one(
     assert first.questions == ("Who leads {x}?", "Say who leads {x}.", "Who rules {x}?")
     assert second.questions == ("Who heads {x}?", "Who runs {x}?", "Name the head of {x}.")
     assert second.indirect == ("who heads {x}",)
+    assert second.shared == ("Who leads {x}?", "Say who leads {x}.")
+    assert (first.plainest, second.plainest) == ("", "")
 
 
 def test_kinds_become_names() -> None:
