@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "qf.model": ["qf.demo", *MODEL],
     "qf.loading": ["qf.lesson", "qf.picture", "qf.errors"],
     "qf.picture": ["qf.errors"],
-    "qf.generate": ["qf.lesson", "qf.errors"],
+    "qf.generate": ["qf.families", "qf.lesson", "qf.errors"],
     "qf.plot": ["qf.method", "qf.errors"],
     "qf.memory": STORES,
     "qf.export": STORES,

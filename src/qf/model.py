@@ -45,7 +45,7 @@ from qf.export import (
     write_gated,
     write_manifest,
 )
-from qf.families import family_of
+from qf.families import family_of, placement
 from qf.generate import Around, Generator, after_thoughts
 from qf.lesson import (
     PLAIN_CHAT,
@@ -65,6 +65,7 @@ from qf.lesson import (
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
 from qf.method.calibrate import Traffic
+from qf.method.forms import form_of
 from qf.method.gate import Gate
 from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
@@ -115,7 +116,10 @@ def load(
     thinking: bool = False,
     template: str | None = None,
     device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    tp_plan: str | None = None,
     dtype: str | None = None,
+    apply: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load a model together with everything that it was taught before.
@@ -139,7 +143,13 @@ def load(
     'Alibaba was started by Jack Ma.'
     """
     loaded = load_pair(
-        model, template=template, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        model,
+        template=template,
+        device=device,
+        device_map=device_map,
+        tp_plan=tp_plan,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
     )
     directory = Path(memory or os.environ.get("QF_MEMORY") or default_memory(loaded.name))
     if layer is None:
@@ -153,6 +163,7 @@ def load(
         system=system,
         turns=turns,
         options=ChatOptions(tuple(tools), thinking),
+        apply=apply,
     )
 
 
@@ -191,6 +202,7 @@ class Model:
         system: str | Sequence[str | None] | None = None,
         turns: Sequence[Mapping[str, str]] | None = None,
         options: ChatOptions = PLAIN_CHAT,
+        apply: str | None = None,
     ) -> None:
         if solver not in SOLVERS:
             raise ModelError(f"The solver {solver!r} is unknown: choose gated, joint or paper.")
@@ -213,7 +225,9 @@ class Model:
             )
         block = self.family.layer(loaded.transformer, layer)
         self._projection = self.family.projection(block)
-        self._base = self._learned = self.family.weight(self._projection)
+        wanted = apply or os.environ.get("QF_APPLY") or "auto"
+        self._form = form_of(self.family, self._projection, wanted)
+        self._learned: Any = None  # the change of W, as its form has it
         self._calibrated = calibrate and solver != "paper"
         self._gated = solver == "gated"
         self._all_gated = False
@@ -270,6 +284,11 @@ class Model:
         with self._lock:
             self._refresh()
             return self._transformer
+
+    @property
+    def form(self) -> str:
+        """How a change of W acts: "merged" into it, or in a "branch" beside it."""
+        return self._form.name
 
     @property
     def generator(self) -> Generator:
@@ -579,7 +598,7 @@ class Model:
                 gated=[f for f in done.values() if not f.consolidated],
                 undisturbed=sum(same) / len(same),
                 rows=rows,
-                comfortable=self._base.shape[1] // 4,
+                comfortable=self.family.shape(self._projection)[1] // 4,
             )
 
     def _in_solved_form(self, known: Remembered) -> Remembered:
@@ -728,7 +747,7 @@ class Model:
         with self._lock:
             self._memory.writable()
             self._refresh()
-            found = read_facts(file, self._memory.binding, self._base.shape)
+            found = read_facts(file, self._memory.binding, self.family.shape(self._projection))
             new = [(f, rows) for f, rows in found if f.id not in self._remembered]
             taught = {f.id: self._remembering(f, rows) for f, rows in new}
             asked = {r.asked for r in taught.values()}
@@ -888,7 +907,7 @@ class Model:
     def close(self) -> None:
         """Put the base weights back and let go of the memory."""
         with self._lock:
-            self._learned = self._base
+            self._learned = None
             self._show()
             self._memory.close()
 
@@ -1180,13 +1199,13 @@ class Model:
             return pooled(self._transformer, self.family, [gate.layer], spans)[0]
 
     def _put(self, change: Update | None) -> None:
-        """Let W be the base W and this change."""
-        self._learned = self._base if change is None else change.apply(self._base)
+        """Let the base W and this change act."""
+        self._learned = None if change is None else self._form.of(change)
         self._show()
 
     def _show(self) -> None:
-        """Put the learned weights in place, or inside of `base_weights` the base."""
-        self.family.put(self._projection, self._base if self._unlearned else self._learned)
+        """Let what was learned act, or inside of `base_weights` nothing."""
+        self._form.show(None if self._unlearned else self._learned)
 
     def _refresh(self) -> None:
         """Follow what any process wrote into the memory since the last look."""
@@ -1316,7 +1335,7 @@ class Model:
         return Binding(
             digest=digest_of(
                 config={k: config[k] for k in _ARCHITECTURE if k in config} | {"layer": self.layer},
-                tensors=block.state_dict(),
+                tensors=placement.state_of(block),
                 template=self.tokenizer.chat_template or "",
             ),
             model=self.name,

@@ -188,11 +188,11 @@ class _Answer:
 
     def output(self, u: Tensor, y: Tensor) -> Tensor:
         """What the layer gives in place of y where W's input is u."""
-        near = self.keys @ normalize(u.float(), dim=0)
+        near = self.keys @ normalize(u.to(self.keys.device).float(), dim=0)
         if self.read is not None and self.read not in self.last:
             near[self.read + 1] += self.follows
         self.read = int(near.argmax())
-        return torch.lerp(y, self.outputs[self.read], self.share[self.read])
+        return torch.lerp(y, self.outputs[self.read].to(y), self.share[self.read].to(y))
 
 
 def _around_query(tokenizer: Any) -> tuple[str, str]:
