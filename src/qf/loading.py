@@ -18,6 +18,7 @@ import torch
 from qf.errors import ModelError
 from qf.lesson import PLAIN_TEMPLATE
 from qf.picture import processor_of, shows_pictures
+from qf.room import ran_out, shortage
 
 EMBEDDED = "embedded"
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -95,6 +96,8 @@ def load_pair(
         try:
             transformer = transformer.to(device)
         except (RuntimeError, AssertionError, ValueError) as error:
+            if ran_out(error):
+                raise ModelError(_too_large(name, error, [torch.device(device)])) from None
             raise ModelError(
                 f"The device {device!r} cannot be used ({_first_line(error)}): try --device cpu."
             ) from error
@@ -165,8 +168,17 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
 
 
+def _too_large(name: str, error: Exception, devices: list[torch.device]) -> str:
+    return (
+        f"The model {name!r} does not fit ({shortage(error, devices)}): load it smaller (--dtype"
+        " bfloat16) or over all that there is (--device-map auto)."
+    )
+
+
 def _why_not_loaded(name: str, error: Exception) -> str:
     text = str(error)
+    if ran_out(error):
+        return _too_large(name, error, [])
     if "trust_remote_code" in text:
         return (
             f"The model {name!r} brings code of its own: pass --trust-remote-code if you trust it."

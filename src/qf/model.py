@@ -65,15 +65,17 @@ from qf.lesson import (
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
 from qf.method.calibrate import Traffic
-from qf.method.forms import form_of
+from qf.method.forms import acting, form_of
 from qf.method.gate import Gate
 from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
 from qf.picture import Picture
+from qf.processes import alone, led
 from qf.qf_memory import fingerprint
 from qf.recall import Asked, Found, Recall
+from qf.room import told_sizes
 from qf.study import Ask, reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
@@ -225,6 +227,8 @@ class Model:
             )
         block = self.family.layer(loaded.transformer, layer)
         self._projection = self.family.projection(block)
+        # What is chosen or written, the first of the processes does that share a sharded model.
+        self._led = led if placement.sharded(self._projection) else alone
         wanted = apply or os.environ.get("QF_APPLY") or "auto"
         self._form = form_of(self.family, self._projection, wanted)
         self._learned: Any = None  # the change of W, as its form has it
@@ -286,6 +290,11 @@ class Model:
             return self._transformer
 
     @property
+    def placed(self) -> Any:
+        """The Transformers model with whatever is in its weights now."""
+        return self._transformer
+
+    @property
     def form(self) -> str:
         """How a change of W acts: "merged" into it, or in a "branch" beside it."""
         return self._form.name
@@ -307,6 +316,7 @@ class Model:
 
     # Asking (QF-infer)
 
+    @told_sizes
     def ask(
         self,
         query: str,
@@ -333,6 +343,7 @@ class Model:
             self._refresh()
             return self._answered([prompt], max_tokens, thoughts)[0]
 
+    @told_sizes
     def ask_many(
         self,
         queries: Sequence[str],
@@ -396,6 +407,7 @@ class Model:
             )
         return Asked(ids, text, (0, len(ids)))
 
+    @told_sizes
     def recalling(self, queries: Sequence[str] = ()) -> Recall | None:
         """The facts that act behind the gate as of now, ready to be called to mind by `queries`.
 
@@ -409,6 +421,7 @@ class Model:
 
     # Learning (QF-instruct, QF-update, solve)
 
+    @told_sizes
     def learn(
         self,
         instruction: str = "",
@@ -445,7 +458,7 @@ class Model:
         picture = self._picture(image)
         _check_given(instruction, query, answer, significance, picture)
         with self._lock:
-            self._memory.writable()
+            self._writable()
             self._refresh()
             lesson = self._lesson(instruction, query, answer, significance, picture)
             on_step("question", lesson)
@@ -460,20 +473,22 @@ class Model:
             old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
+            learned = self._learned
             try:
                 fact, taught = self._teach(lesson, others, kept, verify, on_step)
-                fact = replace(fact, before=before)
+                fact = self._led(lambda: replace(fact, before=before))
                 if replaced:
                     fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
                 if fact.verified is False and rollback:
-                    self._install(self._remembered)
+                    self._put_back(learned)
                     return replace(fact, note=_joined(fact.note, "rolled back: nothing was kept"))
-                self._memory.add(fact, taught.rows, replacing=[f.id for f in replaced])
+                old = [f.id for f in replaced]
+                self._led(lambda: self._memory.add(fact, taught.rows, replacing=old))
             except BaseException:
-                self._install(self._remembered)
+                self._put_back(learned)
                 raise
             self._remembered = {**kept, fact.id: self._remembering(fact, taught.rows)}
-            self._seen = self._memory.version
+            self._seen = self._version()
             self._gate(self._remembered)
             return fact
 
@@ -534,18 +549,19 @@ class Model:
         Raises MemoryFault: no such fact, or a memory that cannot be written.
         """
         with self._lock:
-            fact = self._memory.forget(fact_id)
+            fact = self._led(lambda: self._memory.forget(fact_id))
             self._try_refresh()
             return fact
 
     def forget_all(self) -> int:
         """Forget everything: W is the base W again, bit for bit. Returns how many facts went."""
         with self._lock:
-            forgotten = self._memory.clear()
-            self._remembered, self._seen = {}, self._memory.version
+            forgotten = self._led(self._memory.clear)
+            self._remembered, self._seen = {}, self._version()
             self._install(self._remembered)
             return forgotten
 
+    @told_sizes
     def consolidate(self) -> Consolidation:
         """Solve the gated facts into W, all that are still answered there; the others stay gated.
 
@@ -558,11 +574,11 @@ class Model:
                 " facts of the solver 'gated'."
             )
         with self._lock:
-            self._memory.writable()
+            self._writable()
             self._refresh()
             facts = {f.id: f for f in self._memory.facts()}
             everyday = self._calibrator.everyday()
-            usual = self._answers(everyday)
+            usual, learned = self._answers(everyday), self._learned
             try:
                 solved = {k: self._in_solved_form(r) for k, r in self._remembered.items()}
                 chosen = [k for k, r in solved.items() if r.count]
@@ -587,11 +603,11 @@ class Model:
                     if f.consolidated != facts[k].consolidated
                 ]
                 if changed:
-                    self._memory.update(*changed)
+                    self._led(lambda: self._memory.update(*changed))
             except BaseException:
-                self._install(self._remembered)
+                self._put_back(learned)
                 raise
-            self._remembered, self._seen = tried, self._memory.version
+            self._remembered, self._seen = tried, self._version()
             rows = sum(f.rows for f in done.values() if f.consolidated)
             return Consolidation(
                 consolidated=[f for f in done.values() if f.consolidated],
@@ -628,6 +644,7 @@ class Model:
 
     # What was learned leaves, and comes in again
 
+    @told_sizes
     def export_lora(
         self,
         directory: Path,
@@ -666,6 +683,7 @@ class Model:
         name = "" if each else named[0]
         return Exported(directory, left.facts, left.left_out, left.unverified, rank, name)
 
+    @told_sizes
     def save_merged(
         self, directory: Path, facts: Sequence[str] = (), *, force: bool = False
     ) -> Exported:
@@ -674,17 +692,25 @@ class Model:
         Which facts, and what is raised, is as with `export_lora`.
         """
         check_directory(directory, force)
+        if why := self.family.unwritable(self._projection):
+            raise ModelError(
+                f"The weights are {why}, so that nothing can be merged into them: export an adapter"
+                " (--lora), or load the model whole."
+            )
         with self._lock:
             left = self._leaving(facts)
+            merged = form_of(self.family, self._projection, "merged")
             with self._nothing_gated(), whole_directory(directory, force) as new:
-                self._put(left.update)
-                self._transformer.save_pretrained(new)
+                self._put(None)
+                with acting(merged, left.update):
+                    self._transformer.save_pretrained(new)
                 if self._processor is not None:
                     self._processor.save_pretrained(new)
                 self.tokenizer.save_pretrained(new)
                 write_manifest(new, "merged", self._memory.binding, left.facts)
         return Exported(directory, left.facts, left.left_out, left.unverified)
 
+    @told_sizes
     def export_gated(
         self, file: Path, facts: Sequence[str] = (), *, force: bool = False
     ) -> Exported:
@@ -736,6 +762,7 @@ class Model:
             name = write_facts(file, self._memory.binding, found, force)
         return Exported(file, [f for f, _ in found], name=name)
 
+    @told_sizes
     def import_facts(self, file: Path) -> Imported:
         """Remember the facts in a file, all or none; one of the same query is replaced.
 
@@ -745,7 +772,7 @@ class Model:
         written; weights and memory are as they were then.
         """
         with self._lock:
-            self._memory.writable()
+            self._writable()
             self._refresh()
             found = read_facts(file, self._memory.binding, self.family.shape(self._projection))
             new = [(f, rows) for f, rows in found if f.id not in self._remembered]
@@ -754,14 +781,15 @@ class Model:
             old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
+            learned = self._learned
             try:
                 self._install({**kept, **taught})
                 if new:
-                    self._memory.add_all(new, replacing=old)
+                    self._led(lambda: self._memory.add_all(new, replacing=old))
             except BaseException:
-                self._install(self._remembered)
+                self._put_back(learned)
                 raise
-            self._remembered, self._seen = {**kept, **taught}, self._memory.version
+            self._remembered, self._seen = {**kept, **taught}, self._version()
         skipped = [f for f, _ in found if f.id not in taught]
         return Imported([f for f, _ in new], replaced, skipped)
 
@@ -842,6 +870,7 @@ class Model:
         with self._lock, self.base_weights():
             return self._calibrator.gate()
 
+    @told_sizes
     def calibrate(self, prompts: Sequence[str] = (), *, into: Path | None = None) -> Traffic:
         """Measure what ordinary traffic looks like, and keep it for all memories of this model.
 
@@ -975,7 +1004,7 @@ class Model:
 
         Where none does, by the last one of those that are answered in the most places.
         """
-        fact_id = new_id(kept)
+        fact_id = self._led(lambda: new_id(kept))
         best: tuple[int, Fact, Remembered] | None = None
         taught, says_otherwise, seconds = None, False, 0.0
         for note, rehearsed, significance in _attempts(lesson.significance, self._gated):
@@ -1150,6 +1179,12 @@ class Model:
         self._put(change)
         self._gate(remembered)
 
+    def _put_back(self, learned: Any) -> None:
+        """Make the model what it was before a change; solves nothing, and takes no memory."""
+        self._learned = learned
+        self._show()
+        self._gate(self._remembered)
+
     def _gate(self, remembered: Mapping[str, Remembered]) -> None:
         """Let those of the facts act behind the gate that are not in W, and no others."""
         if not self._gated:
@@ -1209,11 +1244,23 @@ class Model:
 
     def _refresh(self) -> None:
         """Follow what any process wrote into the memory since the last look."""
-        version = self._memory.version
+        version = self._version()
         if version != self._seen:
             remembered = {f.id: self._known(f) for f in self._memory.facts()}
             self._install(remembered)
             self._remembered, self._seen = remembered, version
+
+    def _writable(self) -> None:
+        """Take the writer's lock; as `Memory.writable` does."""
+
+        def take() -> None:
+            self._memory.writable()
+
+        self._led(take)
+
+    def _version(self) -> int:
+        """The memory's state, the same for all processes that share the model."""
+        return self._led(lambda: self._memory.version)
 
     def _known(self, fact: Fact) -> Remembered:
         """A fact of the memory; one that acts behind the gate leaves its rows on the disk."""
@@ -1301,12 +1348,12 @@ class Model:
             return None
         recall.prepare(p.query for p in prompts)
 
-        def acting(batch: slice, longest: int) -> AbstractContextManager[None]:
+        def recalled(batch: slice, longest: int) -> AbstractContextManager[None]:
             return recall.acting(
                 self._transformer, self.family, self.layer, prompts[batch], longest
             )
 
-        return acting
+        return recalled
 
     def _asked(
         self,
