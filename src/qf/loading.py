@@ -67,7 +67,9 @@ def load_pair(
     if device in SPREAD:
         device, device_map = None, device_map or device
     if device and (device_map or tp_plan):
-        raise ModelError(f"The device {device!r} is named beside a device_map or tp_plan: give one.")
+        raise ModelError(
+            f"The device {device!r} is named beside a device_map or tp_plan: give one."
+        )
     chat_template = _template(template) if template else None
     directory, processor, pictureless = "", None, ""
     if isinstance(model, tuple):

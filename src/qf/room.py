@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -21,15 +21,14 @@ GIB = 2**30
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
 _WANTED = re.compile(r"[Tt]ried to allocate ([\d.]+) (\w+)")
 
-P = ParamSpec("P")
-T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def told_sizes(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Have a method of what has a `transformer` raise ModelError where memory runs out."""
+def told_sizes(method: F) -> F:
+    """Have a method of what has a Transformers model, `placed`, raise ModelError without memory."""
 
     @wraps(method)
-    def inner(self: Any, *args: P.args, **options: P.kwargs) -> T:
+    def inner(self: Any, *args: Any, **options: Any) -> Any:
         try:
             return method(self, *args, **options)
         except (RuntimeError, MemoryError) as error:
@@ -46,7 +45,7 @@ def told_sizes(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate
             " bfloat16) or over more devices (--device-map auto)."
         )
 
-    return inner
+    return cast(F, inner)
 
 
 def ran_out(error: BaseException) -> bool:

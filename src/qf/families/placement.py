@@ -75,13 +75,18 @@ def whole(module: nn.Module, x: Tensor, width: int) -> Tensor:
 
     shape = (*x.shape[:-1], width)
     stride = torch.empty(shape, device="meta").stride()
-    mesh: Any = module.weight.device_mesh
+    weight: Any = module.weight
     return DTensor.from_local(
-        x.contiguous(), mesh, [Shard(-1)], run_check=False, shape=torch.Size(shape), stride=stride
+        x.contiguous(),
+        weight.device_mesh,
+        [Shard(-1)],
+        run_check=False,
+        shape=torch.Size(shape),
+        stride=stride,
     ).full_tensor()
 
 
-def values(weight: Tensor) -> Tensor:
+def values(weight: Any) -> Tensor:
     """Return the values of a weight: those of all processes where each has a part."""
     if hasattr(weight, "full_tensor"):
         return weight.detach().full_tensor()

@@ -118,7 +118,9 @@ def sweep(
 Answer = tuple[bool, float]  # answered in full; mean probability of the answer's tokens
 
 
-def _summed(layer: int, trials: Sequence[tuple[list[Answer], list[Answer], float | None]]) -> LayerScore:
+def _summed(
+    layer: int, trials: Sequence[tuple[list[Answer], list[Answer], float | None]]
+) -> LayerScore:
     def share(oks: list[bool]) -> float:
         return fmean(oks) if oks else 1.0
 

@@ -233,6 +233,7 @@ def pooled(
     found: list[Tensor] = []
     top = max(layers)
     together = TOGETHER if family.packed else 1
+    modules = {i: family.projection(family.layer(model, i)) for i in layers}
     for first in range(0, len(prompts), together):
         pack = prompts[first : first + together]
         means: dict[int, Tensor] = {}
@@ -251,7 +252,6 @@ def pooled(
 
             return at_projection
 
-        modules = {i: family.projection(family.layer(model, i)) for i in layers}
         hooks = [m.register_forward_pre_hook(hook(i)) for i, m in modules.items()]
         try:
             with torch.no_grad():
@@ -314,8 +314,9 @@ def _hooked(
     found: dict[str, Tensor],
     cut_off: bool,
 ) -> Iterator[None]:
-    """Have `found` filled with u, as given (`raw`) and whole, and v, and the pass ended in front of
-    W; always unhook.
+    """Have `found` filled with u and v, and the pass ended in front of W; always unhook.
+
+    `raw` is u as this process gives it to W: in the model's precision, and perhaps a part of it.
     """
     W = family.projection(block)
 
