@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
+from qf.doctor import examine
 from qf.errors import ModelError
 from qf.families import family_of, placement
 from qf.loading import Loaded, load_pair
@@ -387,6 +388,31 @@ def test_two_processes_share_a_model_and_its_memory(
     (alone,) = run([*python, *told], tmp_path)
     assert first == second and first[0] == "branch" and alone[0] == "merged"
     assert first[1] == alone[1] and alone[1][5] is True
+
+
+# What is told of it
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "layer"),
+    [
+        (lambda loaded, _: loaded, "float32 on cpu", "float32, on cpu; what it learns is merged"),
+        (lambda loaded, _: packed(loaded), "float32, int8 on cpu", "quantised, Packed of int8;"),
+        (
+            offloaded,
+            "float32 offloaded",
+            "float32, on cpu, offloaded; what it learns is in a branch",
+        ),
+    ],
+)
+def test_the_doctor_tells_where_the_weights_are(
+    saved: Save, tmp_path: Path, make: Any, model: str, layer: str
+) -> None:
+    loaded = make(load_pair(saved()), None)
+    report = examine((loaded.transformer, loaded.tokenizer), memory=tmp_path / "memory")
+    told = {f.name: f.text for f in report.findings}
+    assert report.healthy and told["model"].endswith(model) and layer in told["layer"]
+    assert "bit for bit" in told["self-test"]
 
 
 # Not enough memory, and activations that are no numbers
