@@ -357,7 +357,7 @@ with qf.load(place, memory=memory, solver=solver, tp_plan=plan or None) as model
     try:
         model.forget("none")
     except qf.QFError as error:
-        told.append(str(error).replace(memory, ""))
+        told.append(str(error).replace(memory, "").partition(";")[0])
     form = model.form
 print(json.dumps([form, told]), flush=True)
 """
