@@ -433,6 +433,7 @@ def test_out_of_memory_is_told_with_the_sizes_and_changes_nothing(
         for act in (
             lambda: model.learn(STATEMENT, QUESTION, ANSWER, rewordings=0),
             lambda: model.ask(QUESTION),
+            lambda: list(model.stream(QUESTION)),
         ):
             with pytest.raises(ModelError, match=r"not enough memory") as caught:
                 act()
@@ -443,6 +444,18 @@ def test_out_of_memory_is_told_with_the_sizes_and_changes_nothing(
         hook.remove()
         assert model.facts() == [known] and [model.ask(q) for _, q in FACTS] == said
         assert model.learn(STATEMENT, QUESTION, rewordings=0).verified
+
+
+def test_a_model_that_does_not_fit_is_told_with_the_sizes(
+    saved: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def from_pretrained(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(ModelError, match=r"does not fit \(2.00 GiB wanted; .* free\)") as caught:
+        load_pair(saved())
+    assert str(saved()) in str(caught.value) and "--device-map auto" in str(caught.value)
 
 
 def test_without_memory_for_the_new_weights_the_old_ones_stay(

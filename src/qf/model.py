@@ -75,7 +75,7 @@ from qf.picture import Picture
 from qf.processes import alone, led
 from qf.qf_memory import fingerprint
 from qf.recall import Asked, Found, Recall
-from qf.room import told_sizes
+from qf.room import sizes_told, told_sizes
 from qf.study import Ask, reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
@@ -376,7 +376,7 @@ class Model:
         """Answer like `ask`, piece by piece; the facts it begins with hold until it ends."""
         picture = self._picture(image)
         prompt = self._asked(query, self._served(system), instruction, earlier, image=picture)
-        with self._lock:
+        with sizes_told(self._transformer), self._lock:
             self._refresh()
             around = self._around([prompt])
             pieces = self._generator.stream(prompt.ids, max_tokens, around, prompt.extra)

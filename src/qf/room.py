@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -29,23 +29,31 @@ def told_sizes(method: F) -> F:
 
     @wraps(method)
     def inner(self: Any, *args: Any, **options: Any) -> Any:
-        try:
+        with sizes_told(self.placed):
             return method(self, *args, **options)
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out(error):
-                raise
-            traceback.clear_frames(error.__traceback__)  # else the error holds what did not fit
-            why = shortage(error, [p.device for p in self.placed.parameters()])
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        size = sum(p.nbytes for p in self.placed.parameters() if not p.is_meta)
-        raise ModelError(
-            f"There is not enough memory ({why}; the model takes {size / GIB:.2f} GiB), and nothing"
-            " was learned or changed: make it shorter, or load the model smaller (--dtype"
-            " bfloat16) or over more devices (--device-map auto)."
-        )
 
     return cast(F, inner)
+
+
+@contextmanager
+def sizes_told(model: Any) -> Iterator[None]:
+    """Have the block raise ModelError where memory runs out, and give back what it had taken."""
+    try:
+        yield
+        return
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # else the error holds what did not fit
+        why = shortage(error, [p.device for p in model.parameters()])
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    size = sum(p.nbytes for p in model.parameters() if not p.is_meta)
+    raise ModelError(
+        f"There is not enough memory ({why}; the model takes {size / GIB:.2f} GiB), and nothing was"
+        " learned or changed: make it shorter, or load the model smaller (--dtype bfloat16) or over"
+        " more devices (--device-map auto)."
+    )
 
 
 def ran_out(error: BaseException) -> bool:
