@@ -33,7 +33,15 @@ STORES = [
     "qf.tasks",
     *METHOD,
 ]
-MODEL = ["qf.model", "qf.loading", "qf.generate", "qf.picture", *STORES]
+MODEL = [
+    "qf.model",
+    "qf.loading",
+    "qf.generate",
+    "qf.picture",
+    "qf.processes",
+    "qf.room",
+    *STORES,
+]
 ABOVE = ["qf.evaluate", "qf.bulk", "qf.demo"]
 MAY_IMPORT = {
     "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.doctor", *ABOVE, *MODEL],
@@ -46,9 +54,11 @@ MAY_IMPORT = {
     "qf.evaluate.run": ["qf", "qf.evaluate", "qf.demo", *MODEL],
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
     "qf.model": ["qf.demo", *MODEL],
-    "qf.loading": ["qf.lesson", "qf.picture", "qf.errors"],
+    "qf.loading": ["qf.lesson", "qf.picture", "qf.room", "qf.errors"],
+    "qf.processes": [],
+    "qf.room": ["qf.errors"],
     "qf.picture": ["qf.errors"],
-    "qf.generate": ["qf.lesson", "qf.errors"],
+    "qf.generate": ["qf.families", "qf.lesson", "qf.errors"],
     "qf.plot": ["qf.method", "qf.errors"],
     "qf.memory": STORES,
     "qf.export": STORES,

@@ -21,10 +21,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qf.errors import ModelError
 from qf.families import family_of
 from qf.generate import Generator
 from qf.lesson import AlignedTokens, Message, align, messages
@@ -145,7 +147,10 @@ class Baseline:
     def projection(self, layer: int | None = None) -> nn.Linear:
         """The module that holds W, of the taught layer or another."""
         index = self.layer if layer is None else layer
-        return self.family.projection(self.family.layer(self.model, index))
+        module: Any = self.family.projection(self.family.layer(self.model, index))
+        if why := self.family.unwritable(module):
+            raise ModelError(f"The weights are {why}: load them unquantised and in one place.")
+        return module
 
     def change(self, module: nn.Linear, weight: Tensor) -> None:
         """Give `module` this weight; `undo` takes it back."""

@@ -19,6 +19,7 @@ import torch
 from qf.calibration import BROUGHT, BROUGHT_GATE, cached, key_of, read, read_gate, write, write_gate
 from qf.errors import ModelError
 from qf.families import Family
+from qf.families.placement import device_of
 from qf.lesson import PLAIN_CHAT, ChatOptions, align, messages, prompt_with_span
 from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
 from qf.method.gate import DIRECTIONS, FLOOR, MISSED, PRINCIPAL, Gate, confused, fit
@@ -151,4 +152,4 @@ class Calibrator:
 
     def _device(self) -> torch.device:
         block = self.family.layer(self.transformer, self.layer)
-        return self.family.weight(self.family.projection(block)).device
+        return device_of(self.family.projection(block))

@@ -125,8 +125,24 @@ Template = Annotated[
     str | None,
     _shared("--template", help="'plain', a file or a chat template, for models without one."),
 ]
-Device = Annotated[str | None, _shared("--device", help="cpu, cuda, mps ...")]
+Device = Annotated[
+    str | None,
+    _shared(
+        "--device",
+        "--device-map",
+        help="cpu, cuda, mps ...; or auto, balanced, sequential: laid over all that there is.",
+    ),
+]
 Dtype = Annotated[str | None, _shared("--dtype", help="float32, bfloat16 or float16.")]
+Apply = Annotated[
+    str | None,
+    _shared(
+        "--apply",
+        envvar="QF_APPLY",
+        help="What is in the weights: 'merged' into them, or in a 'branch' beside them; default:"
+        " 'auto', merged where they can be written.",
+    ),
+]
 Trust = Annotated[
     bool, _shared("--trust-remote-code", help="Run code that a hub model brings along.")
 ]
@@ -155,6 +171,7 @@ class Choice:
     calibrate: bool = True
     tools: Path | None = None
     thinking: bool = False
+    apply: str | None = None
 
 
 @contextmanager
@@ -177,6 +194,7 @@ def opened(choice: Choice) -> Iterator[Model]:
             template=choice.template,
             device=choice.device,
             dtype=choice.dtype,
+            apply=choice.apply,
             trust_remote_code=choice.trust_remote_code,
         )
     with model:
@@ -238,6 +256,7 @@ def demo(
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
+    apply: Apply = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -248,7 +267,16 @@ def demo(
     with tempfile.TemporaryDirectory() as scratch:
         memory = Path(scratch) / "memory"
         choice = Choice(
-            model, memory, layer, solver, None, template, device, dtype, trust_remote_code
+            model,
+            memory,
+            layer,
+            solver,
+            None,
+            template,
+            device,
+            dtype,
+            trust_remote_code,
+            apply=apply,
         )
         with opened(choice) as teacher:
             from qf.demo import table
@@ -351,6 +379,7 @@ def learn(
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
+    apply: Apply = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -373,6 +402,7 @@ def learn(
         calibrate,
         tools,
         thinking,
+        apply=apply,
     )
     with opened(choice) as learner, err.status("Learning ..."):
         fact = learner.learn(
@@ -451,6 +481,7 @@ def ask(
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
+    apply: Apply = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -468,6 +499,7 @@ def ask(
         calibrate,
         tools,
         thinking,
+        apply=apply,
     )
     with opened(choice) as teacher:
         if as_json:
@@ -498,6 +530,7 @@ def chat(
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
+    apply: Apply = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -515,6 +548,7 @@ def chat(
         calibrate,
         tools,
         thinking,
+        apply=apply,
     )
     with opened(choice) as teacher:
         log = _Chat(teacher, loud=not as_json)
@@ -683,6 +717,7 @@ def study(
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
+    apply: Apply = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -701,6 +736,7 @@ def study(
         calibrate,
         tools,
         thinking,
+        apply=apply,
     )
     with opened(choice) as learner, err.status("Studying ..."):
         show = (lambda _: None) if as_json else _show_studied
@@ -838,6 +874,7 @@ def export(
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
+    apply: Apply = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -859,6 +896,7 @@ def export(
         dtype,
         trust_remote_code,
         calibrate,
+        apply=apply,
     )
     ((form, path),) = targets
     with opened(choice) as teacher, err.status("Exporting ..."):
@@ -903,12 +941,22 @@ def import_(
     template: Template = None,
     device: Device = None,
     dtype: Dtype = None,
+    apply: Apply = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Take in facts that the same model was taught elsewhere."""
     choice = Choice(
-        model, memory, layer, solver, system, template, device, dtype, trust_remote_code
+        model,
+        memory,
+        layer,
+        solver,
+        system,
+        template,
+        device,
+        dtype,
+        trust_remote_code,
+        apply=apply,
     )
     with opened(choice) as teacher, err.status("Importing ..."):
         came = teacher.import_facts(file)

@@ -23,7 +23,7 @@ import torch
 
 from qf import __version__
 from qf.errors import MemoryFault, QFError
-from qf.families import SUPPORTED, family_of
+from qf.families import SUPPORTED, family_of, placement
 from qf.lesson import (
     THINK,
     ChatOptions,
@@ -39,7 +39,10 @@ from qf.memory import Memory
 from qf.model import Model, default_memory, layer_of_environment, usual_layer
 
 Status = Literal["ok", "warning", "problem"]
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate")
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "bitsandbytes",
+    "torchao", "optimum-quanto",
+)  # fmt: skip
 LESSON = Lesson("Qi started Oxinnovate.", "Who started Oxinnovate?", "It was Qi.", None)
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 GIB = 2**30
@@ -194,8 +197,11 @@ def _model(patient: _Patient) -> Finding:
     weights = [*loaded.transformer.parameters()]
     count, size = sum(w.numel() for w in weights), sum(w.nbytes for w in weights)
     kinds = Counter(str(w.dtype).removeprefix("torch.") for w in weights)
-    devices = Counter(str(w.device) for w in weights)
-    where = f"{', '.join(kinds)} on {', '.join(devices)}"
+    devices: Counter[str] = Counter()
+    for w in weights:
+        devices["offloaded" if w.is_meta else str(w.device)] += w.nbytes
+    shares = devices if len(devices) == 1 else [f"{d} ({n / size:.0%})" for d, n in devices.items()]
+    where = f"{', '.join(kinds)} on {', '.join(shares)}".replace("on offloaded", "offloaded")
     text = f"{loaded.name}, {count:,} parameters, {size / GIB:.2f} GiB, {where}"
     if "float16" in kinds and "cpu" in devices:
         return Finding("", "warning", text, "float16 is slow and narrow on a CPU: --dtype bfloat16")
@@ -216,11 +222,15 @@ def _family(patient: _Patient) -> Finding:
 def _layer(patient: _Patient) -> Finding:
     with patient.model() as model:
         block = model.family.layer(patient.loaded.transformer, model.layer)
-        W = model.family.weight(model.family.projection(block))
+        W: Any = model.family.projection(block)
+        shape = " × ".join(map(str, model.family.shape(W)))
+        why, form = model.family.unwritable(W), model.form
         count = len(model.family.layers(patient.loaded.transformer))
-    shape, dtype = " × ".join(map(str, W.shape)), str(W.dtype).removeprefix("torch.")
-    text = f"{model.layer} of 0 to {count - 1}; W is {shape}, {dtype}, on {W.device}"
-    return Finding("", "ok", text)
+    dtype = str(W.weight.dtype).removeprefix("torch.")
+    text = f"{model.layer} of 0 to {count - 1}; W is {shape}, {dtype}, on {placement.device_of(W)}"
+    text += f", {why}" if why else ""
+    acts = {"merged": "merged into it", "branch": "in a branch beside it"}
+    return Finding("", "ok", f"{text}; what it learns is {acts[form]}")
 
 
 def _template(patient: _Patient) -> Finding:
@@ -294,13 +304,14 @@ def _self_test(patient: _Patient) -> Finding:
     with patient.model("gated" if gated else "paper") as model:
         block = model.family.layer(patient.loaded.transformer, model.layer)
         projection = model.family.projection(block)
-        W = model.family.weight(projection).clone()
+        W = {name: x.clone() for name, x in placement.state_of(projection).items()}
         started = time.perf_counter()
         answer = model.ask(LESSON.query, LESSON.instruction) or LESSON.answer
         fact = model.learn(LESSON.instruction, LESSON.query, answer, rewordings=0)
         seconds = time.perf_counter() - started
         model.forget(fact.id)
-        restored = torch.equal(model.family.weight(projection), W)
+        now = placement.state_of(projection)
+        restored = all(torch.equal(x, now[name]) for name, x in W.items())
         same = model.ask(LESSON.query) == fact.before
     text = f"{model.solver}: learned in {fact.seconds:.2f} s, with questions {seconds:.2f} s"
     if not (restored and same):

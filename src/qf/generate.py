@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from qf.errors import LessonError
+from qf.families.placement import device_of
 from qf.lesson import (
     PLAIN_CHAT,
     THINK,
@@ -171,7 +172,7 @@ class Generator:
         """Token ids of prompts, padded on the left to the longest, and answers."""
         ids = [[self.pad_id] * (longest - len(p)) + list(p) for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
-        device = self.transformer.get_input_embeddings().weight.device
+        device = device_of(self.transformer.get_input_embeddings())
         with torch.inference_mode(), _no_defaults(self.transformer):
             return self.transformer.generate(
                 input_ids=torch.tensor(ids, device=device),

@@ -6,8 +6,10 @@ Everything goes through `from_pretrained`. Knows nothing of learning.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ import torch
 from qf.errors import ModelError
 from qf.lesson import PLAIN_TEMPLATE
 from qf.picture import processor_of, shows_pictures
+from qf.room import ran_out, shortage
 
 EMBEDDED = "embedded"
+SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+"""What Accelerate takes for a `device_map` besides a dictionary."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,6 +47,8 @@ def load_pair(
     *,
     template: str | None = None,
     device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    tp_plan: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> Loaded:
@@ -50,12 +57,27 @@ def load_pair(
     The pair of a vision-language model may have a processor for its tokenizer. None takes QF_MODEL
     where it is set. `template` is "plain", the text of a chat template or a file that holds one,
     and replaces the model's own. `dtype` is one of DTYPES or None for the checkpoint's own.
+    `device_map`, or a `device` of SPREAD, has Accelerate lay the weights over all that there is:
+    accelerators, then this machine's memory, then its disk. `tp_plan="auto"` cuts them up for the
+    processes that torchrun started, each of which calls this. A pair stays where it is.
 
-    Raises ModelError: nothing of that name, files that do not load, no fast tokenizer.
+    Raises ModelError: nothing of that name, files that do not load, no fast tokenizer, no such
+    device.
     """
+    if device in SPREAD:
+        device, device_map = None, device_map or device
+    if device and (device_map or tp_plan):
+        raise ModelError(
+            f"The device {device!r} is named beside a device_map or tp_plan: give one."
+        )
     chat_template = _template(template) if template else None
     directory, processor, pictureless = "", None, ""
     if isinstance(model, tuple):
+        if device_map or tp_plan:
+            raise ModelError(
+                "A model that is loaded already stays where it is: give `device_map` or `tp_plan`"
+                " to its own from_pretrained."
+            )
         transformer, tokenizer = model
         if hasattr(tokenizer, "image_processor"):
             processor, tokenizer = tokenizer, tokenizer.tokenizer
@@ -63,7 +85,8 @@ def load_pair(
         name = str(getattr(transformer.config, "name_or_path", "") or type(transformer).__name__)
     else:
         name = str(model or os.environ.get("QF_MODEL") or EMBEDDED)
-        transformer, tokenizer = _from_pretrained(name, dtype, trust_remote_code)
+        placing = _placing(device_map, tp_plan)
+        transformer, tokenizer = _from_pretrained(name, dtype, trust_remote_code, placing)
         directory = str(embedded_path() if name == EMBEDDED else Path(name).expanduser())
         if shows_pictures(transformer.config):
             source = directory if Path(directory).is_dir() else name
@@ -74,7 +97,9 @@ def load_pair(
     if device:
         try:
             transformer = transformer.to(device)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if ran_out(error):
+                raise ModelError(_too_large(name, error, [torch.device(device)])) from None
             raise ModelError(
                 f"The device {device!r} cannot be used ({_first_line(error)}): try --device cpu."
             ) from error
@@ -88,7 +113,25 @@ def embedded_path() -> Path:
     return Path(str(files("qf.demo").joinpath("model")))
 
 
-def _from_pretrained(name: str, dtype: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+def _placing(device_map: str | Mapping[str, Any] | None, tp_plan: str | None) -> dict[str, Any]:
+    """What `from_pretrained` takes for weights that are not all to be in one place."""
+    if tp_plan is not None:
+        from transformers.distributed import DistributedConfig
+
+        return {"distributed_config": DistributedConfig(tp_plan=tp_plan)}
+    if device_map is None:
+        return {}
+    if find_spec("accelerate") is None:
+        raise ModelError(
+            f"To lay a model over several devices ({device_map!r}) Accelerate is needed: pip"
+            " install 'qf[placement]'."
+        )
+    return {"device_map": device_map if isinstance(device_map, str) else dict(device_map)}
+
+
+def _from_pretrained(
+    name: str, dtype: str | None, trust_remote_code: bool, placing: Mapping[str, Any]
+) -> tuple[Any, Any]:
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
@@ -113,7 +156,8 @@ def _from_pretrained(name: str, dtype: str | None, trust_remote_code: bool) -> t
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         sees = shows_pictures(config)
         kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-        model = kind.from_pretrained(source, dtype=wanted, trust_remote_code=trust_remote_code)
+        trust = {"trust_remote_code": trust_remote_code}
+        model = kind.from_pretrained(source, dtype=wanted, **trust, **placing)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
         raise ModelError(_why_not_loaded(name, error)) from error
     except Exception as error:
@@ -126,8 +170,17 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
 
 
+def _too_large(name: str, error: Exception, devices: list[torch.device]) -> str:
+    return (
+        f"The model {name!r} does not fit ({shortage(error, devices)}): load it smaller (--dtype"
+        " bfloat16) or over all that there is (--device-map auto)."
+    )
+
+
 def _why_not_loaded(name: str, error: Exception) -> str:
     text = str(error)
+    if ran_out(error):
+        return _too_large(name, error, [])
     if "trust_remote_code" in text:
         return (
             f"The model {name!r} brings code of its own: pass --trust-remote-code if you trust it."

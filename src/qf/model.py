@@ -45,7 +45,7 @@ from qf.export import (
     write_gated,
     write_manifest,
 )
-from qf.families import family_of
+from qf.families import family_of, placement
 from qf.generate import Around, Generator, after_thoughts
 from qf.lesson import (
     PLAIN_CHAT,
@@ -65,14 +65,17 @@ from qf.lesson import (
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory, new_id
 from qf.method.calibrate import Traffic
+from qf.method.forms import acting, form_of
 from qf.method.gate import Gate
 from qf.method.layers import default_layer
 from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
 from qf.method.readout import Recorded
 from qf.method.solve import Update, joint
 from qf.picture import Picture
+from qf.processes import alone, led
 from qf.qf_memory import fingerprint
 from qf.recall import Asked, Found, Recall
+from qf.room import sizes_told, told_sizes
 from qf.study import Ask, reword, rewordings, sentences, write_question
 
 SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
@@ -115,7 +118,10 @@ def load(
     thinking: bool = False,
     template: str | None = None,
     device: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    tp_plan: str | None = None,
     dtype: str | None = None,
+    apply: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load a model together with everything that it was taught before.
@@ -139,7 +145,13 @@ def load(
     'Alibaba was started by Jack Ma.'
     """
     loaded = load_pair(
-        model, template=template, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        model,
+        template=template,
+        device=device,
+        device_map=device_map,
+        tp_plan=tp_plan,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
     )
     directory = Path(memory or os.environ.get("QF_MEMORY") or default_memory(loaded.name))
     if layer is None:
@@ -153,6 +165,7 @@ def load(
         system=system,
         turns=turns,
         options=ChatOptions(tuple(tools), thinking),
+        apply=apply,
     )
 
 
@@ -191,6 +204,7 @@ class Model:
         system: str | Sequence[str | None] | None = None,
         turns: Sequence[Mapping[str, str]] | None = None,
         options: ChatOptions = PLAIN_CHAT,
+        apply: str | None = None,
     ) -> None:
         if solver not in SOLVERS:
             raise ModelError(f"The solver {solver!r} is unknown: choose gated, joint or paper.")
@@ -213,7 +227,11 @@ class Model:
             )
         block = self.family.layer(loaded.transformer, layer)
         self._projection = self.family.projection(block)
-        self._base = self._learned = self.family.weight(self._projection)
+        # What is chosen or written, the first of the processes does that share a sharded model.
+        self._led = led if placement.sharded(self._projection) else alone
+        wanted = apply or os.environ.get("QF_APPLY") or "auto"
+        self._form = form_of(self.family, self._projection, wanted)
+        self._learned: Any = None  # the change of W, as its form has it
         self._calibrated = calibrate and solver != "paper"
         self._gated = solver == "gated"
         self._all_gated = False
@@ -272,6 +290,16 @@ class Model:
             return self._transformer
 
     @property
+    def placed(self) -> Any:
+        """The Transformers model with whatever is in its weights now."""
+        return self._transformer
+
+    @property
+    def form(self) -> str:
+        """How a change of W acts: "merged" into it, or in a "branch" beside it."""
+        return self._form.name
+
+    @property
     def generator(self) -> Generator:
         """What turns conversations into tokens, and where the context and an answer end."""
         return self._generator
@@ -288,6 +316,7 @@ class Model:
 
     # Asking (QF-infer)
 
+    @told_sizes
     def ask(
         self,
         query: str,
@@ -314,6 +343,7 @@ class Model:
             self._refresh()
             return self._answered([prompt], max_tokens, thoughts)[0]
 
+    @told_sizes
     def ask_many(
         self,
         queries: Sequence[str],
@@ -346,7 +376,7 @@ class Model:
         """Answer like `ask`, piece by piece; the facts it begins with hold until it ends."""
         picture = self._picture(image)
         prompt = self._asked(query, self._served(system), instruction, earlier, image=picture)
-        with self._lock:
+        with sizes_told(self._transformer), self._lock:
             self._refresh()
             around = self._around([prompt])
             pieces = self._generator.stream(prompt.ids, max_tokens, around, prompt.extra)
@@ -377,6 +407,7 @@ class Model:
             )
         return Asked(ids, text, (0, len(ids)))
 
+    @told_sizes
     def recalling(self, queries: Sequence[str] = ()) -> Recall | None:
         """The facts that act behind the gate as of now, ready to be called to mind by `queries`.
 
@@ -390,6 +421,7 @@ class Model:
 
     # Learning (QF-instruct, QF-update, solve)
 
+    @told_sizes
     def learn(
         self,
         instruction: str = "",
@@ -426,7 +458,7 @@ class Model:
         picture = self._picture(image)
         _check_given(instruction, query, answer, significance, picture)
         with self._lock:
-            self._memory.writable()
+            self._writable()
             self._refresh()
             lesson = self._lesson(instruction, query, answer, significance, picture)
             on_step("question", lesson)
@@ -441,20 +473,22 @@ class Model:
             old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
+            learned = self._learned
             try:
                 fact, taught = self._teach(lesson, others, kept, verify, on_step)
-                fact = replace(fact, before=before)
+                fact = self._led(lambda: replace(fact, before=before))
                 if replaced:
                     fact = replace(fact, note=_joined(fact.note, _replaces(replaced)))
                 if fact.verified is False and rollback:
-                    self._install(self._remembered)
+                    self._put_back(learned)
                     return replace(fact, note=_joined(fact.note, "rolled back: nothing was kept"))
-                self._memory.add(fact, taught.rows, replacing=[f.id for f in replaced])
+                old = [f.id for f in replaced]
+                self._led(lambda: self._memory.add(fact, taught.rows, replacing=old))
             except BaseException:
-                self._install(self._remembered)
+                self._put_back(learned)
                 raise
             self._remembered = {**kept, fact.id: self._remembering(fact, taught.rows)}
-            self._seen = self._memory.version
+            self._seen = self._version()
             self._gate(self._remembered)
             return fact
 
@@ -515,18 +549,19 @@ class Model:
         Raises MemoryFault: no such fact, or a memory that cannot be written.
         """
         with self._lock:
-            fact = self._memory.forget(fact_id)
+            fact = self._led(lambda: self._memory.forget(fact_id))
             self._try_refresh()
             return fact
 
     def forget_all(self) -> int:
         """Forget everything: W is the base W again, bit for bit. Returns how many facts went."""
         with self._lock:
-            forgotten = self._memory.clear()
-            self._remembered, self._seen = {}, self._memory.version
+            forgotten = self._led(self._memory.clear)
+            self._remembered, self._seen = {}, self._version()
             self._install(self._remembered)
             return forgotten
 
+    @told_sizes
     def consolidate(self) -> Consolidation:
         """Solve the gated facts into W, all that are still answered there; the others stay gated.
 
@@ -539,11 +574,11 @@ class Model:
                 " facts of the solver 'gated'."
             )
         with self._lock:
-            self._memory.writable()
+            self._writable()
             self._refresh()
             facts = {f.id: f for f in self._memory.facts()}
             everyday = self._calibrator.everyday()
-            usual = self._answers(everyday)
+            usual, learned = self._answers(everyday), self._learned
             try:
                 solved = {k: self._in_solved_form(r) for k, r in self._remembered.items()}
                 chosen = [k for k, r in solved.items() if r.count]
@@ -568,18 +603,18 @@ class Model:
                     if f.consolidated != facts[k].consolidated
                 ]
                 if changed:
-                    self._memory.update(*changed)
+                    self._led(lambda: self._memory.update(*changed))
             except BaseException:
-                self._install(self._remembered)
+                self._put_back(learned)
                 raise
-            self._remembered, self._seen = tried, self._memory.version
+            self._remembered, self._seen = tried, self._version()
             rows = sum(f.rows for f in done.values() if f.consolidated)
             return Consolidation(
                 consolidated=[f for f in done.values() if f.consolidated],
                 gated=[f for f in done.values() if not f.consolidated],
                 undisturbed=sum(same) / len(same),
                 rows=rows,
-                comfortable=self._base.shape[1] // 4,
+                comfortable=self.family.shape(self._projection)[1] // 4,
             )
 
     def _in_solved_form(self, known: Remembered) -> Remembered:
@@ -609,6 +644,7 @@ class Model:
 
     # What was learned leaves, and comes in again
 
+    @told_sizes
     def export_lora(
         self,
         directory: Path,
@@ -647,6 +683,7 @@ class Model:
         name = "" if each else named[0]
         return Exported(directory, left.facts, left.left_out, left.unverified, rank, name)
 
+    @told_sizes
     def save_merged(
         self, directory: Path, facts: Sequence[str] = (), *, force: bool = False
     ) -> Exported:
@@ -655,17 +692,25 @@ class Model:
         Which facts, and what is raised, is as with `export_lora`.
         """
         check_directory(directory, force)
+        if why := self.family.unwritable(self._projection):
+            raise ModelError(
+                f"The weights are {why}, so that nothing can be merged into them: export an adapter"
+                " (--lora), or load the model whole."
+            )
         with self._lock:
             left = self._leaving(facts)
+            merged = form_of(self.family, self._projection, "merged")
             with self._nothing_gated(), whole_directory(directory, force) as new:
-                self._put(left.update)
-                self._transformer.save_pretrained(new)
+                self._put(None)
+                with acting(merged, left.update):
+                    self._transformer.save_pretrained(new)
                 if self._processor is not None:
                     self._processor.save_pretrained(new)
                 self.tokenizer.save_pretrained(new)
                 write_manifest(new, "merged", self._memory.binding, left.facts)
         return Exported(directory, left.facts, left.left_out, left.unverified)
 
+    @told_sizes
     def export_gated(
         self, file: Path, facts: Sequence[str] = (), *, force: bool = False
     ) -> Exported:
@@ -717,6 +762,7 @@ class Model:
             name = write_facts(file, self._memory.binding, found, force)
         return Exported(file, [f for f, _ in found], name=name)
 
+    @told_sizes
     def import_facts(self, file: Path) -> Imported:
         """Remember the facts in a file, all or none; one of the same query is replaced.
 
@@ -726,23 +772,24 @@ class Model:
         written; weights and memory are as they were then.
         """
         with self._lock:
-            self._memory.writable()
+            self._writable()
             self._refresh()
-            found = read_facts(file, self._memory.binding, self._base.shape)
+            found = read_facts(file, self._memory.binding, self.family.shape(self._projection))
             new = [(f, rows) for f, rows in found if f.id not in self._remembered]
             taught = {f.id: self._remembering(f, rows) for f, rows in new}
             asked = {r.asked for r in taught.values()}
             old = [k for k, r in self._remembered.items() if r.asked in asked]
             replaced = [self._memory.get(k) for k in old]
             kept = {k: r for k, r in self._remembered.items() if k not in old}
+            learned = self._learned
             try:
                 self._install({**kept, **taught})
                 if new:
-                    self._memory.add_all(new, replacing=old)
+                    self._led(lambda: self._memory.add_all(new, replacing=old))
             except BaseException:
-                self._install(self._remembered)
+                self._put_back(learned)
                 raise
-            self._remembered, self._seen = {**kept, **taught}, self._memory.version
+            self._remembered, self._seen = {**kept, **taught}, self._version()
         skipped = [f for f, _ in found if f.id not in taught]
         return Imported([f for f, _ in new], replaced, skipped)
 
@@ -823,6 +870,7 @@ class Model:
         with self._lock, self.base_weights():
             return self._calibrator.gate()
 
+    @told_sizes
     def calibrate(self, prompts: Sequence[str] = (), *, into: Path | None = None) -> Traffic:
         """Measure what ordinary traffic looks like, and keep it for all memories of this model.
 
@@ -888,7 +936,7 @@ class Model:
     def close(self) -> None:
         """Put the base weights back and let go of the memory."""
         with self._lock:
-            self._learned = self._base
+            self._learned = None
             self._show()
             self._memory.close()
 
@@ -956,7 +1004,7 @@ class Model:
 
         Where none does, by the last one of those that are answered in the most places.
         """
-        fact_id = new_id(kept)
+        fact_id = self._led(lambda: new_id(kept))
         best: tuple[int, Fact, Remembered] | None = None
         taught, says_otherwise, seconds = None, False, 0.0
         for note, rehearsed, significance in _attempts(lesson.significance, self._gated):
@@ -1131,6 +1179,12 @@ class Model:
         self._put(change)
         self._gate(remembered)
 
+    def _put_back(self, learned: Any) -> None:
+        """Make the model what it was before a change; solves nothing, and takes no memory."""
+        self._learned = learned
+        self._show()
+        self._gate(self._remembered)
+
     def _gate(self, remembered: Mapping[str, Remembered]) -> None:
         """Let those of the facts act behind the gate that are not in W, and no others."""
         if not self._gated:
@@ -1180,21 +1234,33 @@ class Model:
             return pooled(self._transformer, self.family, [gate.layer], spans)[0]
 
     def _put(self, change: Update | None) -> None:
-        """Let W be the base W and this change."""
-        self._learned = self._base if change is None else change.apply(self._base)
+        """Let the base W and this change act."""
+        self._learned = None if change is None else self._form.of(change)
         self._show()
 
     def _show(self) -> None:
-        """Put the learned weights in place, or inside of `base_weights` the base."""
-        self.family.put(self._projection, self._base if self._unlearned else self._learned)
+        """Let what was learned act, or inside of `base_weights` nothing."""
+        self._form.show(None if self._unlearned else self._learned)
 
     def _refresh(self) -> None:
         """Follow what any process wrote into the memory since the last look."""
-        version = self._memory.version
+        version = self._version()
         if version != self._seen:
             remembered = {f.id: self._known(f) for f in self._memory.facts()}
             self._install(remembered)
             self._remembered, self._seen = remembered, version
+
+    def _writable(self) -> None:
+        """Take the writer's lock; as `Memory.writable` does."""
+
+        def take() -> None:
+            self._memory.writable()
+
+        self._led(take)
+
+    def _version(self) -> int:
+        """The memory's state, the same for all processes that share the model."""
+        return self._led(lambda: self._memory.version)
 
     def _known(self, fact: Fact) -> Remembered:
         """A fact of the memory; one that acts behind the gate leaves its rows on the disk."""
@@ -1282,12 +1348,12 @@ class Model:
             return None
         recall.prepare(p.query for p in prompts)
 
-        def acting(batch: slice, longest: int) -> AbstractContextManager[None]:
+        def recalled(batch: slice, longest: int) -> AbstractContextManager[None]:
             return recall.acting(
                 self._transformer, self.family, self.layer, prompts[batch], longest
             )
 
-        return acting
+        return recalled
 
     def _asked(
         self,
@@ -1316,7 +1382,7 @@ class Model:
         return Binding(
             digest=digest_of(
                 config={k: config[k] for k in _ARCHITECTURE if k in config} | {"layer": self.layer},
-                tensors=block.state_dict(),
+                tensors=placement.state_of(block),
                 template=self.tokenizer.chat_template or "",
             ),
             model=self.name,

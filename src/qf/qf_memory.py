@@ -55,10 +55,23 @@ def attach(model: Any, tokenizer: Any, path: str | os.PathLike[str]) -> GatedMem
 
 def fingerprint(model: Any, tokenizer: Any, inner: str) -> str:
     """Tell a model by one matrix, the same in float32 and bfloat16, and its chat template."""
-    W = model.get_submodule(inner).weight.detach().to("cpu", torch.bfloat16).view(torch.uint8)
+    W = _values(model.get_submodule(inner)).to("cpu", torch.bfloat16).view(torch.uint8)
     digest = hashlib.sha256(W.contiguous().numpy().tobytes())
     digest.update((tokenizer.chat_template or "").encode())
     return digest.hexdigest()
+
+
+def _values(module: Any) -> Tensor:
+    """The values of a weight, wherever it is kept: offloaded, sharded or quantised."""
+    hook = getattr(module, "_hf_hook", None) if module.weight.is_meta else None
+    if hook is not None:
+        hook.pre_forward(module)  # Accelerate's, which brings them
+    W = module.weight.detach()
+    if hook is not None:
+        hook.post_forward(module, None)
+    if hasattr(W, "full_tensor"):
+        return W.full_tensor()
+    return W if type(W.data) is Tensor else W.dequantize()
 
 
 WANTED = {
@@ -188,11 +201,11 @@ class _Answer:
 
     def output(self, u: Tensor, y: Tensor) -> Tensor:
         """What the layer gives in place of y where W's input is u."""
-        near = self.keys @ normalize(u.float(), dim=0)
+        near = self.keys @ normalize(u.to(self.keys.device).float(), dim=0)
         if self.read is not None and self.read not in self.last:
             near[self.read + 1] += self.follows
         self.read = int(near.argmax())
-        return torch.lerp(y, self.outputs[self.read], self.share[self.read])
+        return torch.lerp(y, self.outputs[self.read].to(y), self.share[self.read].to(y))
 
 
 def _around_query(tokenizer: Any) -> tuple[str, str]:

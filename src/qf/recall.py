@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qf.cues import Cue, asked_for, cue_of, words
 from qf.families import Family
+from qf.families.placement import device_of
 from qf.method.gate import TOGETHER, Gate
 from qf.method.readout import Readout, Recorded
 
@@ -248,31 +249,33 @@ def acting(
         u, unread = rows_of(inputs[0]), False
         for row, (a, recalls) in enumerate(zip(reading.asked, reading.memories, strict=True)):
             shift = reading.longest - len(a.ids)
-            mean = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
-            readouts[row] = readout(recalls, a.query, mean, u.device)
+            part = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
+            readouts[row] = readout(recalls, a.query, family.inputs(below, part), device)
 
     def at_residual(v: Tensor) -> None:
         seen["v"] = rows_of(v)[:, -1]
 
     def at_projection(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen["u"] = rows_of(inputs[0])[:, -1]
+        seen["u"] = family.inputs(W, rows_of(inputs[0])[:, -1].float()).to(device)
 
     def at_the_layer(_m: Any, _i: Any, added: Tensor) -> Tensor | None:
         in_use = [(row, r) for row, r in enumerate(readouts) if r is not None]
         if not in_use:
             return None
-        u, v = seen["u"], seen["v"].to(added.device).float()
+        u, v = seen["u"], seen["v"].to(device).float()
         changed = added.clone(memory_format=torch.contiguous_format)
         last = rows_of(changed)[:, -1]
         for row, r in in_use:
-            y = r.output(u[row], last[row].float() + v[row])
-            last[row] = (y - v[row]).to(added.dtype)
+            y = r.output(u[row], last[row].to(device).float() + v[row])
+            last[row] = (y - v[row]).to(added)
         return changed
 
     block = family.layer(model, layer)
+    W = family.projection(block)
+    device = device_of(W)  # whatever the layer of the gate runs on
     hooks = [
         *family.on_residual(block, at_residual),
-        family.projection(block).register_forward_pre_hook(at_projection),
+        W.register_forward_pre_hook(at_projection),
         family.added(block).register_forward_hook(at_the_layer),
     ]
     if reading is not None:

@@ -162,16 +162,20 @@ def test_an_unknown_type_is_refused_for_what_it_does_otherwise(change, why, dtyp
     assert hooks_of(model) == hooks
 
 
-@pytest.mark.parametrize("replace", ["adapter", "integers"])
 @pytest.mark.parametrize("name", ["qwen2", "olmo"])
-def test_a_projection_that_is_no_plain_linear_layer_is_refused(replace, name):
+def test_a_projection_with_an_adapter_around_it_is_refused(name):
     model = Qwen2Model(Qwen2Config(**SMALL)) if name == "qwen2" else built(name).model
     layer = model.layers[0]
-    if replace == "adapter":
-        layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj)
-    else:
-        layer.mlp.down_proj.weight = nn.Parameter(
-            torch.zeros(16, 24, dtype=torch.int8), requires_grad=False
-        )
-    with pytest.raises(ModelError, match="unquantised and without adapters"):
+    layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj)
+    with pytest.raises(ModelError, match="without adapters"):
         family_of(model).projection(layer)
+
+
+def test_weights_of_integers_are_told_from_those_that_can_be_written():
+    model = Qwen2Model(Qwen2Config(**SMALL))
+    family, layer = family_of(model), model.layers[0]
+    assert family.unwritable(family.projection(layer)) == ""
+    layer.mlp.down_proj.weight = nn.Parameter(
+        torch.zeros(16, 24, dtype=torch.int8), requires_grad=False
+    )
+    assert family.unwritable(family.projection(layer)) == "quantised, Linear of int8"

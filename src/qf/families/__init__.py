@@ -25,6 +25,7 @@ from qf.families import (
     opt,
     phi,
     phi3,
+    placement,
     qwen2,
     qwen2_5_vl,
     qwen2_vl,
@@ -36,7 +37,7 @@ from qf.families.base import Family
 from qf.families.probe import complaint
 from qf.families.refused import REFUSED
 
-__all__ = ["REFUSED", "SUPPORTED", "Family", "family_of"]
+__all__ = ["REFUSED", "SUPPORTED", "Family", "family_of", "placement"]
 
 SUPPORTED: dict[str, Family] = {
     file.FAMILY.name: file.FAMILY

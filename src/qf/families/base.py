@@ -11,7 +11,8 @@ A family whose layers multiply z by a number s has y and v divided by it, which 
 y / s = z + v / s. One whose layers norm z says so in `output` and `missing`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qf.errors import ModelError
+from qf.families.placement import at_hand, quantised, unwritable, values, whole
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,47 @@ class Family:
     def projection(self, layer: nn.Module) -> nn.Module:
         """Return the module that holds W: its input is u, its output z.
 
-        Raises ModelError when it is no plain linear layer: W must be readable and writable.
+        Raises ModelError when it is no linear layer, or one with an adapter around it.
         """
         module: Any = layer.get_submodule(self.W)
-        plain = isinstance(module, self._linear())
-        if not plain or not module.weight.is_floating_point():
+        linear = isinstance(module, self._linear()) or hasattr(module, "in_features")
+        if not linear or hasattr(module, "base_layer") or not hasattr(module, "weight"):
             raise ModelError(
-                f"The MLP's output projection is a {type(module).__name__} and not a plain linear"
-                " layer: load the model unquantised and without adapters."
+                f"The MLP's output projection is a {type(module).__name__} and not a linear layer:"
+                " load the model without adapters."
             )
         return module
 
+    def shape(self, projection: nn.Module) -> tuple[int, int]:
+        """Return (N, D), the shape of W."""
+        module: Any = projection
+        return module.out_features, module.in_features
+
+    def unwritable(self, projection: nn.Module) -> str:
+        """Why no other W can be put into a projection; empty where one can."""
+        return unwritable(projection, self._linear())
+
     def weight(self, projection: nn.Module) -> Tensor:
-        """Return the values of W, (N, D), that a projection has now: a view of them."""
-        return _parameter(projection).data
+        """Return the values of W, (N, D), that a projection has now: a view of them.
+
+        Of a sharded W they are a copy; of one that is offloaded or quantised there are none.
+        """
+        return values(_parameter(projection))
+
+    @contextmanager
+    def at_hand(self, projection: nn.Module) -> Iterator[Tensor | None]:
+        """Give W (N, D) inside the block, wherever it is kept; None where it is quantised."""
+        with at_hand(projection):
+            packed = quantised(projection, self._linear())
+            yield None if packed else self.weight(projection)
 
     def put(self, projection: nn.Module, W: Tensor) -> None:
-        """Let W, (N, D), be the projection's; it is not copied."""
+        """Let W, (N, D), be the projection's; it is not copied. It must be writable."""
         _parameter(projection).data = W
+
+    def inputs(self, projection: nn.Module, x: Tensor) -> Tensor:
+        """Return u (..., D) from what a process gives the projection: all of u, or its part."""
+        return whole(projection, x, self.shape(projection)[1])
 
     def on_residual(
         self, layer: nn.Module, keep: Callable[[Tensor], None]

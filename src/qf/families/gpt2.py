@@ -1,5 +1,7 @@
 """GPT-2, whose projections are `Conv1D`: they store W transposed, (D, N)."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -8,6 +10,11 @@ from qf.families.base import Family
 
 class GPT2(Family):
     """W is read and written through its transpose."""
+
+    def shape(self, projection: nn.Module) -> tuple[int, int]:
+        """Return (N, D)."""
+        module: Any = projection
+        return module.nf, module.nx
 
     def weight(self, projection: nn.Module) -> Tensor:
         """Return the stored matrix, seen as (N, D)."""

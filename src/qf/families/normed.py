@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qf.families.base import Family
+from qf.families.placement import device_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,8 @@ class Normed(Family):
 
     def _normed(self, layer: nn.Module, z: Tensor) -> Tensor:
         norm = self.added(layer)
-        device = next(norm.parameters()).device
         with torch.no_grad():
-            return norm(z.to(device, torch.float32)).to(z)
+            return norm(z.to(device_of(norm), torch.float32)).to(z)
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qf.errors import ModelError
 from qf.families.base import Family
+from qf.families.placement import device_of
 
 TOKENS = 8
 
@@ -52,8 +53,8 @@ def complaint(model: Any, family: Family) -> str:
 
 def _run(model: Any, decoder: Any) -> tuple[Tensor, Tensor | None]:
     """Return the decoder's states and, where the model has a head, its logits."""
-    embedding = decoder.get_input_embeddings().weight
-    ids = torch.arange(TOKENS, device=embedding.device) * (len(embedding) // TOKENS)
+    embedding = decoder.get_input_embeddings()
+    ids = torch.arange(TOKENS, device=device_of(embedding)) * (len(embedding.weight) // TOKENS)
     tokens = {"input_ids": ids[None], "position_ids": torch.arange(TOKENS).to(ids)[None]}
     with torch.no_grad():
         states = decoder(**tokens, use_cache=False).last_hidden_state

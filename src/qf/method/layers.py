@@ -6,17 +6,17 @@ predicts every token of the answer, which is when greedy decoding gives that ans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from qf.families import Family
 from qf.lesson import AlignedTokens, Lesson, align, messages, pair
+from qf.method.forms import acting, form_of
+from qf.method.forms import size as size_of
 from qf.method.passes import record, rows
 from qf.method.solve import joint
 
@@ -38,7 +38,7 @@ class LayerScore:
 
     `same` and `other`: answers given in full to the taught and to other wordings. `probability`:
     that of the answer tokens over both. `kept`: known answers still right, of those right before.
-    `change`: ‖ΔW‖ / ‖W‖ (Frobenius).
+    `change`: ‖ΔW‖ / ‖W‖ (Frobenius), None where W is quantised.
     """
 
     layer: int
@@ -46,7 +46,7 @@ class LayerScore:
     other: float
     kept: float
     probability: float
-    change: float
+    change: float | None
 
     @property
     def score(self) -> float:
@@ -99,15 +99,15 @@ def sweep(
     scores = []
     for layer in layers if layers is not None else range(len(family.layers(model))):
         projection = family.projection(family.layer(model, layer))
-        W = family.weight(projection)
+        form, size = form_of(family, projection), size_of(family, projection)
         trials = []
         for probe, (instruct, update), questions in zip(probes, lessons, asked, strict=True):
             found = rows(
                 model, family, layer, instruct, update, probe.lesson.significance, pad_id=pad_id
             )
-            taught = joint(found.keys, found.deltas, significance=found.significance).apply(W)
-            change = float((taught - W).float().norm() / W.float().norm())
-            with _standing_in(family, projection, taught):
+            taught = joint(found.keys, found.deltas, significance=found.significance)
+            change = None if size is None else float((taught.B @ taught.A).norm()) / size
+            with acting(form, taught):
                 answers = _answered(model, family, [*questions, *kept], pad_id)
             trials.append((answers[: len(questions)], answers[len(questions) :], change))
         scores.append(_summed(layer, trials))
@@ -118,17 +118,20 @@ def sweep(
 Answer = tuple[bool, float]  # answered in full; mean probability of the answer's tokens
 
 
-def _summed(layer: int, trials: Sequence[tuple[list[Answer], list[Answer], float]]) -> LayerScore:
+def _summed(
+    layer: int, trials: Sequence[tuple[list[Answer], list[Answer], float | None]]
+) -> LayerScore:
     def share(oks: list[bool]) -> float:
         return fmean(oks) if oks else 1.0
 
+    changes = [change for _, _, change in trials]
     return LayerScore(
         layer,
         same=share([asked[0][0] for asked, _, _ in trials]),
         other=share([ok for asked, _, _ in trials for ok, _ in asked[1:]]),
         kept=share([ok for _, kept, _ in trials for ok, _ in kept]),
         probability=fmean(p for asked, _, _ in trials for _, p in asked),
-        change=fmean(change for _, _, change in trials),
+        change=None if None in changes else fmean(c for c in changes if c is not None),
     )
 
 
@@ -148,14 +151,3 @@ def _answered(
             right = seen.argmax.cpu() == torch.tensor(sequence.learned)
             answers.append((bool(right.all()), float(seen.probability.mean())))
     return answers
-
-
-@contextmanager
-def _standing_in(family: Family, projection: nn.Module, W: Tensor) -> Iterator[None]:
-    """Let W be the projection's meanwhile."""
-    own = family.weight(projection)
-    family.put(projection, W)
-    try:
-        yield
-    finally:
-        family.put(projection, own)

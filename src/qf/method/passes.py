@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from qf.errors import ModelError
-from qf.families import Family
+from qf.families import Family, placement
 from qf.lesson import AlignedTokens, Significance
 from qf.method.solve import project
 
@@ -93,8 +93,8 @@ def record(
     that cannot pack has each run alone, and so have sequences with something extra. Only the
     recorded positions are kept.
 
-    Raises ModelError: no such layer, a W that is no plain linear layer, or activations that are
-    not finite.
+    Raises ModelError: no such layer, a W that is no linear layer, or activations that are not
+    finite.
     """
     assert sequences
     alone = not family.packed or any(s.extra for s in sequences)
@@ -106,26 +106,38 @@ def record(
     W = family.projection(block)
     where = _places(sequences)
     found: dict[str, Tensor] = {}
-    with torch.no_grad(), _hooked(block, family, where, found, cut_off=not logits):
-        top = _forward(model, family, [s.input_ids for s in sequences], sequences[0].extra)
+    with torch.no_grad():
+        with _hooked(block, family, where, found, cut_off=not logits):
+            top = _forward(model, family, [s.input_ids for s in sequences], sequences[0].extra)
         u, v = found["u"], found["v"]
-        if not bool(u.isfinite().all() and v.isfinite().all()):
-            raise ModelError(
-                f"Layer {layer} gives activations that are not finite: load the model in bfloat16"
-                " or float32."
-            )
-        z = project(family.weight(W), u)
-        if isinstance(W.bias, Tensor):
-            z += W.bias.to(z)
+        _check_finite(f"Layer {layer}", u, v)
+        z = _given(family, W, u, found["raw"])
         y = family.output(block, z, v.to(z.device))
         counts = [len(s.learned) for s in sequences]
         parts: list[tuple[Tensor, ...]] = [x.split(counts) for x in (u, v, z, y)]
         if logits:
             assert top is not None
+            _check_finite("The last layer", _at(top, where))
             learned = torch.tensor([token for s in sequences for token in s.learned])
             predicted = _predictions(model, family, _at(top, where), learned)
             parts += [p.split(counts) for p in predicted]
     return [Recording(*part) for part in zip(*parts, strict=True)]
+
+
+def _given(family: Family, W: nn.Module, u: Tensor, raw: Tensor) -> Tensor:
+    """Return z (T, N) in float64; `raw` is what the projection was given, at the rows of u.
+
+    Where W is no matrix of numbers, z is what the projection makes of u: its own rounding is then
+    part of what it is.
+    """
+    with family.at_hand(W) as values:
+        if values is None:
+            forward: Any = W.forward  # not W itself, whose hooks are those of a pass
+            return forward(raw[None])[0].double()
+        z = project(values, u)
+        if isinstance(W.bias, Tensor):
+            z += placement.values(W.bias).to(z)
+        return z
 
 
 def rows(
@@ -221,6 +233,7 @@ def pooled(
     found: list[Tensor] = []
     top = max(layers)
     together = TOGETHER if family.packed else 1
+    modules = {i: family.projection(family.layer(model, i)) for i in layers}
     for first in range(0, len(prompts), together):
         pack = prompts[first : first + together]
         means: dict[int, Tensor] = {}
@@ -232,13 +245,13 @@ def pooled(
         def hook(index: int, spans: list[slice] = spans, means: dict[int, Tensor] = means) -> Any:
             def at_projection(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 u = inputs[0].flatten(0, -2)
-                means[index] = torch.stack([u[s].float().mean(0) for s in spans]).cpu()
+                mean = torch.stack([u[s].float().mean(0) for s in spans])
+                means[index] = family.inputs(modules[index], mean).cpu()
                 if index == top:
                     raise _CutOff
 
             return at_projection
 
-        modules = {i: family.projection(family.layer(model, i)) for i in layers}
         hooks = [m.register_forward_pre_hook(hook(i)) for i, m in modules.items()]
         try:
             with torch.no_grad():
@@ -247,10 +260,21 @@ def pooled(
             for handle in hooks:
                 handle.remove()
         found.append(torch.stack([means[i] for i in layers]))
+        for i in layers:
+            _check_finite(f"Layer {i}", means[i])
     return torch.cat(found, 1)
 
 
 TOGETHER = 16  # prompts in one pack
+
+
+def _check_finite(where: str, *activations: Tensor) -> None:
+    """Raise ModelError where not all is a number."""
+    if not all(bool(x.isfinite().all()) for x in activations):
+        raise ModelError(
+            f"{where} gives activations that are not finite: load the model in bfloat16 or float32"
+            " (--dtype)."
+        )
 
 
 def _rows(
@@ -290,19 +314,24 @@ def _hooked(
     found: dict[str, Tensor],
     cut_off: bool,
 ) -> Iterator[None]:
-    """Have `found` filled with u and v, and the pass ended in front of W; always unhook."""
+    """Have `found` filled with u and v, and the pass ended in front of W; always unhook.
+
+    `raw` is u as this process gives it to W: in the model's precision, and perhaps a part of it.
+    """
+    W = family.projection(block)
 
     def at_residual(v: Tensor) -> None:
         found["v"] = _at(v, where)
 
     def at_projection(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found["u"] = _at(inputs[0], where)
+        raw = inputs[0].flatten(0, -2)[where.to(inputs[0].device)]
+        found["raw"], found["u"] = raw, family.inputs(W, raw.float())
         if cut_off:
             raise _CutOff
 
     hooks = [
         *family.on_residual(block, at_residual),
-        family.projection(block).register_forward_pre_hook(at_projection),
+        W.register_forward_pre_hook(at_projection),
     ]
     try:
         yield
@@ -324,7 +353,7 @@ def _forward(
     through all that the model has around its decoder, which then counts the positions itself.
     """
     decoder = family.decoder(model)
-    device = decoder.get_input_embeddings().weight.device
+    device = placement.device_of(decoder.get_input_embeddings())
     ids = [token for s in sequences for token in s]
     positions = [t for s in sequences for t in range(len(s))]
     try:
@@ -365,7 +394,9 @@ def _predictions(model: Any, family: Family, top: Tensor, tokens: Tensor) -> tup
         raise ModelError(
             "The model has no vocabulary head: load it with one, or give the significance as None."
         )
-    x, learned = top.to(head.weight), tokens.to(head.weight.device)
+    device = placement.device_of(head)
+    dtype = head.weight.dtype if head.weight.is_floating_point() else model.dtype
+    x, learned = top.to(device, dtype), tokens.to(device)
     chances, best = [], []
     for states, ids in zip(x.split(BLOCK), learned.split(BLOCK), strict=True):
         for z, token in zip(family.logits(model, states), ids, strict=True):  # z: (vocabulary,)

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from qf.families import Family
+from qf.families.placement import device_of
 from qf.method.readout import Readout
 from qf.recall import Asked, Reading, Recall, acting
 
@@ -33,7 +34,7 @@ class Batch:
     def __init__(self, transformer: Any, family: Family, layer: int, pad_id: int) -> None:
         self._transformer, self._family, self._layer = transformer, family, layer
         self._pad_id = pad_id
-        self._device = transformer.get_input_embeddings().weight.device
+        self._device = device_of(transformer.get_input_embeddings())
         takes = inspect.signature(transformer.forward).parameters
         self._positions = "position_ids" in takes
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
