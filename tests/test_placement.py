@@ -463,12 +463,23 @@ def test_without_memory_for_the_new_weights_the_old_ones_stay(
 ) -> None:
     """When there is no room to solve in, there is none to solve the earlier facts again either."""
     with Model(load_pair(saved()), tmp_path / "memory", solver="paper") as model:
-        known = model.learn(*FACTS[1], rewordings=0)
-        with monkeypatch.context() as full:
-            full.setattr(Update, "apply", too_much)
+        known, before = model.learn(*FACTS[1], rewordings=0), model.ask(QUESTION)
+        block, own = model.placed.model.layers[0], Update.apply
+        hooks: list[Any] = []
+
+        def full(self: Update, W: Tensor) -> Tensor:
+            if hooks:
+                too_much()
+            hooks.append(block.register_forward_pre_hook(too_much))  # the last that found room
+            return own(self, W)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Update, "apply", full)
             with pytest.raises(ModelError, match=r"not enough memory"):
                 model.learn(STATEMENT, QUESTION, ANSWER, rewordings=0)
+        hooks[0].remove()
         assert model.ask(known.query) == known.after and model.facts() == [known]
+        assert model.ask(QUESTION) == before
         assert model.learn(STATEMENT, QUESTION, rewordings=0).verified
 
 

@@ -699,10 +699,12 @@ class Model:
             )
         with self._lock:
             left = self._leaving(facts)
-            merged = form_of(self.family, self._projection, "merged")
+            form = self._form  # where that is merged, it alone knows the base
+            if form.name != "merged":
+                form = form_of(self.family, self._projection, "merged")
             with self._nothing_gated(), whole_directory(directory, force) as new:
                 self._put(None)
-                with acting(merged, left.update):
+                with acting(form, left.update):
                     self._transformer.save_pretrained(new)
                 if self._processor is not None:
                     self._processor.save_pretrained(new)
