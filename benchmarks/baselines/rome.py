@@ -35,7 +35,10 @@ class Rome(Editor):
         module = self.projection()
         for fact in facts:
             situations = self.situations(fact)
+            keys = self.keys(situations, self.layer).cpu()
+            deltas = self.deltas(fact, situations, self.layer).cpu()
             W = module.weight.detach().cpu().double()
-            k = self.key(situations, self.layer).cpu()
-            v = W @ k + self.delta(fact, situations, self.layer).cpu()
-            self.change(module, insert(W, k, v, self.moment(self.layer)))
+            values = keys @ W.T + deltas
+            for k, v in zip(keys, values, strict=True):
+                W = insert(W, k, v, self.moment(self.layer))
+            self.change(module, W)
