@@ -32,40 +32,6 @@ TOGETHER = 16  # sequences in one forward pass
 FLOOR = 1e-2  # added to C's diagonal, as a part of its mean: few texts leave directions unseen
 
 
-"""What ROME and MEMIT share: where a fact is stored, by which key, and what to store there.
-
-    place  the subject's last token, or the query's where the subject is not known
-    k      (D,)    key: the input u of W at the place, a mean over contexts     ROME Eq. 3
-    δ      (N,)    added to the layer's output at the place, makes the answer   ROME Eq. 4
-    C      (D, D)  second moment of keys in ordinary text
-
-The papers put random text in front of a prompt so that key and target hold in any context. To a
-chat model an earlier turn of the conversation does the same. Where they take C from Wikipedia,
-here it comes from everyday questions with the model's own answers.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.functional import log_softmax
-
-from benchmarks.baselines import Baseline, Taught
-from benchmarks.baselines.descent import STOP, frozen, losses, output_of, states
-from qf.lesson import AlignedTokens, Message, align, messages, prompt_with_span
-from qf.loading import Loaded
-from qf.method.calibrate import everyday
-from qf.method.passes import record
-
-ANSWER = 24  # tokens of ordinary answers
-TOGETHER = 16  # sequences in one forward pass
-FLOOR = 1e-2  # added to C's diagonal, as a part of its mean: few texts leave directions unseen
-
-
 @dataclass(frozen=True)
 class Situation:
     """A fact's query in one context, with its answer, and the places where it is changed."""

@@ -14,7 +14,7 @@ from qf.evaluate import published, run
 from qf.evaluate.datasets import Edit
 from qf.evaluate.published import NAMES, Heard, Said, Untaught, hear, scores
 from qf.evaluate.run import Settings, evaluate, prepare
-from qf.lesson import align, messages
+from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import Model
 from tests.samples import FACTS, OTHERS, calibrate_on_little
