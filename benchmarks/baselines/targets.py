@@ -54,7 +54,7 @@ class Editor(Baseline):
         steps: int = 25,
         rate: float = 0.2,
         clamp: float = 4.0,
-        decay: float = 1e-3,
+        decay: float = 0.5,
         drift: float = 0.0625,
         **options: Any,
     ) -> None:
@@ -124,6 +124,7 @@ class Editor(Baseline):
         """δ: (P, N) by gradient descent on ROME Eq. 4, which MEMIT takes over (without its b).
 
             1/J Σ_j -log P_δ[answer | context j, query] + drift · KL(P_δ[x | p'] ‖ P[x | p'])
+            + decay · ‖δ‖ / ‖h‖²        (as in ROME's code)
 
         P_δ is the model with δ added at the places, all of them found together. p' is
         "{subject} is a", so that what the subject is does not change; where the place is not the
@@ -134,7 +135,7 @@ class Editor(Baseline):
         lengths = self.outputs(situations[0], layer).norm(dim=1, keepdim=True).float()
         size, most = lengths.mean().item() / module.out_features**0.5, self.clamp * lengths
         δ = torch.zeros(P, module.out_features, device=module.weight.device, requires_grad=True)
-        optimizer = torch.optim.Adam([δ], lr=self.rate * size, weight_decay=self.decay)
+        optimizer = torch.optim.Adam([δ], lr=self.rate * size)
 
         def added_at(where: Sequence[Sequence[int]]) -> Any:
             rows = torch.arange(len(where)).repeat_interleave(P)
@@ -163,6 +164,7 @@ class Editor(Baseline):
                     with added_at([[subject]]):
                         after = self._next(prompt)
                     loss = loss + self.drift * (after.exp() * (after - before)).sum()
+                loss = loss + self.decay * (δ.norm(dim=1, keepdim=True) / lengths.square()).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
