@@ -49,7 +49,7 @@ class Editor(Baseline):
         layer: int,
         *,
         questions: Sequence[str] | None = None,
-        chunk: int | None = 2,
+        chunk: int | None = 1,
         contexts: int = 2,
         steps: int = 25,
         rate: float = 0.2,
@@ -75,11 +75,8 @@ class Editor(Baseline):
 
     @classmethod
     def own_layer(cls, layers: int, taught: int) -> int:
-        """The middle: in the last layer nothing carries the subject's token to the answer any more.
-
-        The papers edit layer 17 of 48 (ROME, GPT-2 XL) and 3 to 8 of 28 (MEMIT, GPT-J).
-        """
-        return min(taught, layers // 2)
+        """Below the last layer: from there on, attention carries a change to the later tokens."""
+        return max(0, min(taught, layers - 2))
 
     def prepare(self, layers: Sequence[int]) -> None:
         """Measure C in these layers, once and with the weights as they are."""
