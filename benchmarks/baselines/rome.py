@@ -30,7 +30,7 @@ def insert(W: Tensor, K: Tensor, V: Tensor, C: Tensor) -> Tensor:
 
 
 class Rome(Editor):
-    """One rank-one change of W for each fact."""
+    """One change of W for each fact, of as many ranks as it has keys."""
 
     def teach(self, facts: Sequence[Taught]) -> None:
         """Find each fact's key and value on the weights as they then are, and store them."""

@@ -1,9 +1,17 @@
 """What ROME and MEMIT share: where a fact is stored, by which key, and what to store there.
 
-    place  the subject's last token, or the query's where the subject is not known
+    place  where a part of the answer begins: the token before it
     k      (D,)    key: the input u of W at the place, a mean over contexts     ROME Eq. 3
-    δ      (N,)    added to the layer's output at the place, makes the answer   ROME Eq. 4
+    δ      (N,)    added to the layer's output at the place, makes the part     ROME Eq. 4
     C      (D, D)  second moment of keys in ordinary text
+
+The papers have one place, the subject's last token, for an answer of one or two tokens (here:
+`chunk=None`). An answer that is a sentence with a new name in it does not fit into one vector; then
+each part of it gets its own (Jiang et al. 2025, "AnyEdit", arXiv:2502.05628), by default each token.
+What fits where, without storing anything:
+
+    python benchmarks/editors.py rome --facts 8 --set chunk=None layer=4 steps=100 --targets
+    python benchmarks/editors.py rome --facts 8 --set chunk=1 --targets
 
 The papers put random text in front of a prompt so that key and target hold in any context. To a
 chat model an earlier turn of the conversation does the same. Where they take C from Wikipedia,
