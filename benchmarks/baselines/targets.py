@@ -5,9 +5,9 @@
     δ      (N,)    added to the layer's output at the place, makes the part     ROME Eq. 4
     C      (D, D)  second moment of keys in ordinary text
 
-The papers have one place, the subject's last token, for an answer of one or two tokens (here:
+The papers have one place, the subject's last token, for an answer of few tokens (here:
 `chunk=None`). An answer that is a sentence with a new name in it does not fit into one vector; then
-each part of it gets its own (Jiang et al. 2025, "AnyEdit", arXiv:2502.05628), by default each token.
+each part gets its own (Jiang et al. 2025, "AnyEdit", arXiv:2502.05628), by default each token.
 What fits where, without storing anything:
 
     python benchmarks/editors.py rome --facts 8 --set chunk=None layer=4 steps=100 --targets
