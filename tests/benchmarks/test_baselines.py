@@ -411,7 +411,7 @@ NEW = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["finetune", "lora", "grace"])
+@pytest.mark.parametrize("name", ["finetune", "lora", "grace", "rome", "memit"])
 def test_the_embedded_model_is_taught_new_facts(name):
     baseline = method(name)(load_pair(), 6)
     closed = chances(baseline, NEW)
@@ -419,7 +419,4 @@ def test_the_embedded_model_is_taught_new_facts(name):
     taught = chances(baseline, NEW)
     answers = baseline.ask_many([f.query for f in NEW])
     print(name, closed, taught, answers)
-    if name in ("rome", "memit"):  # one vector at the subject seldom gives a whole answer here
-        assert all(a > 1.5 * b for a, b in zip(taught, closed, strict=True))
-    else:
-        assert answers == [f.answer for f in NEW]
+    assert answers == [f.answer for f in NEW]
