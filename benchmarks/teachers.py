@@ -48,7 +48,7 @@ METHODS = {
     "lora": Method("an adapter of W", reworded=True, together=True, trial=32, needs="peft"),
     "grace": Method("a codebook beside W", reworded=True),
     "rome": Method("a change of one layer, fact after fact"),
-    "memit": Method("a change of one layer, all facts together", together=True, trial=2),
+    "memit": Method("a change of up to five layers", together=True, trial=2),
 }
 UNTAUGHT = "none", "prompt"
 

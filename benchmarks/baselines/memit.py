@@ -30,15 +30,12 @@ def solve(K: Tensor, R: Tensor, C0: Tensor) -> Tensor:
 class Memit(Editor):
     """All facts of a `teach` at once, in `span` layers of which `layer` is the last.
 
-    `span` is 1 by default: on the embedded model three or five layers held a single fact no better
-    (`python benchmarks/editors.py memit --facts 1 --set span=5`), and took longer.
-
     λ is `strength` times D: a key of ordinary text has k C⁻¹ kᵀ of about D, so that λ compares
     with the same in models of any width. (The paper's 15,000 for GPT-J is 0.9 of its D.)
     """
 
     def __init__(
-        self, loaded: Loaded, layer: int, *, span: int = 1, strength: float = 0.1, **options: Any
+        self, loaded: Loaded, layer: int, *, span: int = 5, strength: float = 0.1, **options: Any
     ) -> None:
         super().__init__(loaded, layer, **options)
         self.layers = range(max(0, layer - span + 1), layer + 1)

@@ -81,9 +81,9 @@ def hear(model: Model, said: Sequence[Said]) -> list[Heard | None]:
     heard = model.generator.forced(
         [p.ids for p in prompts], [a for _, _, a in asked], around if recall else None
     )
-    for (place, _, answer), tokens in zip(asked, heard, strict=True):
+    for (place, _, target), tokens in zip(asked, heard, strict=True):
         chance = probability([log for log, _ in tokens])
-        found[place] = Heard(chance, tuple(token for _, token in tokens), answer)
+        found[place] = Heard(chance, tuple(token for _, token in tokens), target)
     return found
 
 
