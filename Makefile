@@ -4,10 +4,12 @@
 #   make demo ARGS=--json          options for the command
 #   make test ARGS="-k solve"
 #   make test PYTHON=/path/python  which Python builds .venv
+#   make bench ARGS="--facts 1 10" what to measure; stopped, the same command goes on
 
 BIN := .venv/bin
 RUNTIME := .venv/.installed
 DEV := .venv/.installed-dev
+BENCH := .venv/.installed-bench
 PYTHON ?=
 ARGS ?=
 
@@ -15,13 +17,15 @@ DEV_TARGETS := test test-all lint types format
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean $(DEV_TARGETS)
+.PHONY: help demo bench clean $(DEV_TARGETS)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 # Beside a target that installs more, demo waits for that: one installation at a time under -j.
-demo: $(if $(filter $(DEV_TARGETS),$(MAKECMDGOALS)),$(DEV),$(RUNTIME)) ## Teach a small model its first fact: Table 1 of the paper
+MOST := $(if $(filter $(DEV_TARGETS),$(MAKECMDGOALS)),$(DEV),$(RUNTIME))
+MOST := $(if $(filter bench,$(MAKECMDGOALS)),$(BENCH),$(MOST))
+demo: $(MOST) ## Teach a small model its first fact: Table 1 of the paper
 	@$(BIN)/qf demo $(ARGS)
 
 test: $(DEV) ## Run the tests, without the slow ones
@@ -41,12 +45,15 @@ format: $(DEV) ## Format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+bench: $(BENCH) ## Measure every method with ever more facts, and write docs/RESULTS.md
+	@$(BIN)/python benchmarks/results.py $(ARGS)
+
 clean: ## Remove .venv and all caches
 	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A stamp holds the directory that was installed, as scripts in .venv and its link to src name it.
 ifneq ($(shell [ -x $(BIN)/python ] && cat $(RUNTIME) 2>/dev/null),$(CURDIR))
-.PHONY: $(RUNTIME) $(DEV)
+.PHONY: $(RUNTIME) $(DEV) $(BENCH)
 endif
 
 $(RUNTIME): pyproject.toml constraints.txt
@@ -54,6 +61,9 @@ $(RUNTIME): pyproject.toml constraints.txt
 
 $(DEV): pyproject.toml constraints.txt
 	$(call install,.[dev],$(RUNTIME) $(DEV))
+
+$(BENCH): $(DEV)
+	$(call install,.[bench],$(RUNTIME) $(DEV) $(BENCH))
 
 # $(1): what pip installs; $(2): the stamps, written last. While .venv/.unfinished is there, .venv
 # counts as broken; it holds the number of the process that is at work.
@@ -79,7 +89,7 @@ else \
 		say "$$python could not create .venv: install its venv module (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }; \
 fi; \
 echo $$$$ >.venv/.unfinished; \
-rm -f $(RUNTIME) $(DEV); \
+rm -f $(RUNTIME) $(DEV) $(BENCH); \
 if ! $(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt -e '$(1)' >.venv/install.log 2>&1; then \
 	tail -n 30 .venv/install.log >&2; \
 	say "The installation failed, as shown above and in .venv/install.log: run make again once the cause is mended."; exit 1; \

@@ -47,7 +47,7 @@ METHODS = {
     "finetune": Method("AdamW on W", reworded=True, together=True, trial=32),
     "lora": Method("an adapter of W", reworded=True, together=True, trial=32, needs="peft"),
     "grace": Method("a codebook beside W", reworded=True),
-    "rome": Method("a rank-one change of one layer"),
+    "rome": Method("a change of one layer, fact after fact"),
     "memit": Method("a change of up to five layers", together=True, trial=2),
 }
 UNTAUGHT = "none", "prompt"

@@ -19,6 +19,7 @@ from rich.console import Console
 import qf.calibrator
 import qf.cli
 import qf.model
+from qf.evaluate.published import NAMES
 from qf.families import REFUSED, SUPPORTED
 from qf.memory import Memory
 from qf.paraphrases import paraphrases
@@ -864,14 +865,17 @@ def test_eval_tells_of_each_method_and_goes_on(
     assert (found["model"], found["data"], found["facts"]) == (str(speaking), zsre, 2)
     assert found["skipped"] == {"contradicts an earlier record": 1}
     for figures in found["methods"].values():
-        assert {*figures} == {*FIGURES, "seconds_per_fact", "peak_memory_mb", "not_learned"}
+        others = {"seconds_per_fact", "peak_memory_mb", "not_learned"}
+        assert {*figures} == {*FIGURES, *NAMES, *others}
         assert all(figures[f] is None or 0 <= figures[f] <= 100 for f in FIGURES)
     assert found["methods"]["none"]["locality"] == 100.0
     assert found["methods"]["paper"]["seconds_per_fact"] > 0
 
     assert document(*words, "none,paper") == found  # to the last digit of its seconds
     code, printed, said = run(*words, "paper,none")
-    head, paper, none, _, *below = printed.splitlines()
+    head, paper, none, _, published, _, none_published, _, *below = printed.splitlines()
+    assert published.split()[:4] == ["as", "published", "ES", "EM"]
+    assert none_published.startswith("none ")
     assert (code, said) == (0, "") and head.startswith("method ") and "same words" in head
     assert paper.startswith("paper ") and none.startswith("none ") and " 100.0 " in none
     assert below[0] == f"2 facts of {zsre}, {speaking} model; percent."

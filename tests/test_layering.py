@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "qf.evaluate": ["qf", "qf.evaluate", *MODEL],
     "qf.evaluate.datasets": ["qf.errors"],
     "qf.evaluate.metrics": [],
+    "qf.evaluate.published": ["qf.evaluate", *MODEL],
     "qf.evaluate.run": ["qf", "qf.evaluate", "qf.demo", *MODEL],
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
     "qf.model": ["qf.demo", *MODEL],

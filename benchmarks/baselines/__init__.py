@@ -2,17 +2,16 @@
 
     finetune   AdamW on the same matrix W
     lora       a low-rank adapter of W, through PEFT
-    rome       Meng et al. 2022, arXiv:2202.05262: one fact at a time, a rank-one change of W
-    memit      Meng et al. 2023, arXiv:2210.07229: all facts at once, spread over several layers
+    rome       Meng et al. 2022, arXiv:2202.05262: one fact at a time, exactly, W changing least
+    memit      Meng et al. 2023, arXiv:2210.07229: all facts at once, in one layer or several
     grace      Hartvigsen et al. 2023, arXiv:2211.11031: a codebook beside the weights
     retrieval  the statement that matches the question best, by BM25, in the prompt
 
 Each is written from its paper's equations. This file knows none of them.
 
-Not ready to be compared with on the embedded model: `rome` and `memit`. They solve what they are
-given, but one vector at the subject's last token does not carry a new answer there. In layers 1 to
-5, with up to 150 steps, it made the known words of an answer certain and left a new name of several
-tokens nearly as improbable as before, and the greedy answer "I do not know."
+`rome` and `memit` store an answer token by token, and not at the subject alone as in the papers: on
+the embedded model, whose answers are sentences, one vector does not hold a whole answer, however
+long it is sought. `targets` tells more of it, and `benchmarks/editors.py` measures it.
 """
 
 from __future__ import annotations

@@ -45,15 +45,17 @@ class Memit(Editor):
         """Find all targets at the last layer, then go up through the layers."""
         self.prepare(self.layers)
         situations = [self.situations(fact) for fact in facts]
-        targets = [
-            self.output(s[0], self.layer) + self.delta(fact, s, self.layer)
-            for fact, s in zip(facts, situations, strict=True)
-        ]
+        targets = torch.cat(
+            [
+                self.outputs(s[0], self.layer) + self.deltas(fact, s, self.layer)
+                for fact, s in zip(facts, situations, strict=True)
+            ]
+        )
         for layer in self.layers:
             module = self.projection(layer)
-            K = torch.stack([self.key(s, layer) for s in situations]).cpu()
-            now = torch.stack([self.output(s[0], self.layer) for s in situations])
-            R = ((torch.stack(targets) - now) / (self.layer - layer + 1)).cpu()
+            K = torch.cat([self.keys(s, layer) for s in situations]).cpu()
+            now = torch.cat([self.outputs(s[0], self.layer) for s in situations])
+            R = ((targets - now) / (self.layer - layer + 1)).cpu()
             C0 = self.strength * module.in_features * self.moment(layer)
             W = module.weight.detach().cpu().double()
             self.change(module, W + solve(K, R, C0))

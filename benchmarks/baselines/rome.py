@@ -15,19 +15,22 @@ from benchmarks.baselines import Taught
 from benchmarks.baselines.targets import Editor
 
 
-def insert(W: Tensor, k: Tensor, v: Tensor, C: Tensor) -> Tensor:
-    """Return W' in float64 with W' k = v, for W: (N, D), k: (D,), v: (N,), C: (D, D).
+def insert(W: Tensor, K: Tensor, V: Tensor, C: Tensor) -> Tensor:
+    """Return W' in float64 with W' k = v for each row of K: (P, D) and V: (P, N); C: (D, D).
 
     W' = W + Λ (C⁻¹ k)ᵀ        Λ = (v - W k) / ((C⁻¹ k)ᵀ k)
+
+    for one key, as in the paper; for several of one fact, the same minimum under all of their
+    constraints (Gupta et al. 2024, arXiv:2403.14236, Eq. 12), with K's rows for k.
     """
-    W, k, v, C = W.double(), k.double(), v.double(), C.double()
-    direction = torch.cholesky_solve(k[:, None], torch.linalg.cholesky(C))[:, 0]
-    Λ = (v - W @ k) / (direction @ k)
-    return W + torch.outer(Λ, direction)
+    W, K, V, C = W.double(), K.double(), V.double(), C.double()
+    directions = torch.cholesky_solve(K.T, torch.linalg.cholesky(C))  # (D, P)
+    Λ = (V - K @ W.T).T @ torch.linalg.pinv(K @ directions, hermitian=True)
+    return W + Λ @ directions.T
 
 
 class Rome(Editor):
-    """One rank-one change of W for each fact."""
+    """One change of W for each fact, of as many ranks as it has keys."""
 
     def teach(self, facts: Sequence[Taught]) -> None:
         """Find each fact's key and value on the weights as they then are, and store them."""
@@ -35,7 +38,7 @@ class Rome(Editor):
         module = self.projection()
         for fact in facts:
             situations = self.situations(fact)
+            keys = self.keys(situations, self.layer).cpu()
+            deltas = self.deltas(fact, situations, self.layer).cpu()
             W = module.weight.detach().cpu().double()
-            k = self.key(situations, self.layer).cpu()
-            v = W @ k + self.delta(fact, situations, self.layer).cpu()
-            self.change(module, insert(W, k, v, self.moment(self.layer)))
+            self.change(module, insert(W, keys, keys @ W.T + deltas, self.moment(self.layer)))

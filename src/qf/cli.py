@@ -1259,6 +1259,18 @@ def evaluate(
         _show_report(report)
 
 
+def _as_published(report: Any) -> Table:
+    from qf.evaluate.published import NAMES
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("as published")
+    for name in NAMES:
+        table.add_column(name.replace("_", " "), justify="right")
+    for method, figures in report.methods.items():
+        table.add_row(method, *(_figure(name, figures.get(name)) for name in NAMES))
+    return table
+
+
 def _show_report(report: Any) -> None:
     titles = {
         "efficacy": "right after",
@@ -1279,6 +1291,8 @@ def _show_report(report: Any) -> None:
     for method, figures in report.methods.items():
         table.add_row(method, *(_figure(name, figures[name]) for name in titles))
     _say_table(table)
+    _say()
+    _say_table(_as_published(report))
     _say()
     _say(f"{report.facts} facts of {report.data}, {report.model} model; percent.", "dim")
     for reason, count in report.skipped.items():

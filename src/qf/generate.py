@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
@@ -45,6 +47,27 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         return torch.full((len(input_ids),), self.wanted, device=input_ids.device)
+
+
+class _Forced(LogitsProcessor):  # type: ignore[misc]
+    """Has given tokens said, whatever the model would say, and keeps what it thought of them."""
+
+    def __init__(self, answers: Sequence[Sequence[int]], longest: int) -> None:
+        self.answers, self.longest = answers, longest
+        self.heard: list[list[tuple[float, int]]] = [[] for _ in answers]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        step = input_ids.shape[1] - self.longest
+        wanted = [a[min(step, len(a) - 1)] for a in self.answers]  # one that has ended is not read
+        at = torch.arange(len(wanted)), torch.tensor(wanted)
+        chances = scores.float().log_softmax(-1).cpu()
+        found = zip(chances[at].tolist(), chances.argmax(-1).tolist(), strict=True)
+        for heard, answer, each in zip(self.heard, self.answers, found, strict=True):
+            if step < len(answer):
+                heard.append(each)
+        forced = torch.full_like(scores, -torch.inf)
+        forced[at] = 0.0
+        return forced
 
 
 class Generator:
@@ -119,6 +142,27 @@ class Generator:
             texts += self.tokenizer.batch_decode(own, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def forced(
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        around: Around | None = None,
+    ) -> list[list[tuple[float, int]]]:
+        """What the model thinks of given answers, token by token, each after the right ones.
+
+        Of each token its log probability, and the most probable token in its place. `around` is
+        that of `answers`: token by token, so that what acts on a generation acts here.
+        """
+        found: list[list[tuple[float, int]]] = []
+        for first in range(0, len(prompts), BATCH):
+            batch, said = prompts[first : first + BATCH], answers[first : first + BATCH]
+            longest = max(map(len, batch))
+            forced = _Forced(said, longest)
+            with around(slice(first, first + BATCH), longest) if around else nullcontext():
+                self._generate(batch, longest, max(map(len, said)), forced=forced)
+            found += forced.heard
+        return found
+
     def stream(
         self,
         prompt: Sequence[int],
@@ -168,6 +212,7 @@ class Generator:
         extra: Mapping[str, Any] | None = None,
         streamer: Any = None,
         stop: _Stop | None = None,
+        forced: _Forced | None = None,
     ) -> Any:
         """Token ids of prompts, padded on the left to the longest, and answers."""
         ids = [[self.pad_id] * (longest - len(p)) + list(p) for p in prompts]
@@ -181,10 +226,11 @@ class Generator:
                 generation_config=GenerationConfig(
                     do_sample=False,
                     max_new_tokens=max_tokens,
-                    eos_token_id=self.eos_ids or None,
+                    eos_token_id=None if forced else self.eos_ids or None,
                     pad_token_id=self.pad_id,
                 ),
                 stopping_criteria=StoppingCriteriaList([stop] if stop else []),
+                logits_processor=LogitsProcessorList([forced] if forced else []),
                 streamer=streamer,
             )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.baselines import METHODS, Taught, method
+from benchmarks.baselines.descent import losses, output_of
 from benchmarks.baselines.grace import Codebook, Grace
 from benchmarks.baselines.memit import solve
 from benchmarks.baselines.rome import insert
@@ -129,7 +130,7 @@ def test_facts_can_be_tuned_one_after_another_and_without_a_subject(loaded):
 
 def test_each_uses_the_layer_that_can_carry_it():
     layers = {name: method(name).own_layer(8, 7) for name in METHODS if name != "retrieval"}
-    assert layers == {"finetune": 7, "lora": 7, "grace": 6, "rome": 4, "memit": 4}
+    assert layers == {"finetune": 7, "lora": 7, "grace": 6, "rome": 6, "memit": 6}
     assert method("rome").own_layer(8, 3) == 3 and method("grace").own_layer(1, 0) == 0
 
 
@@ -149,14 +150,33 @@ def test_an_instruction_and_earlier_turns_stand_where_qf_puts_them(loaded, tmp_p
 
 
 def test_a_subject_ends_where_its_last_token_does(loaded):
-    rome = build("rome", loaded)
-    found = rome.situations(FACTS[1])[0]
-    text = rome.tokenizer.decode(found.tokens.input_ids[: found.place + 1])
+    rome = method("rome")(loaded, 1, questions=ORDINARY, contexts=0, chunk=None)
+
+    def until_place(fact):
+        (found,) = rome.situations(fact)
+        (place,) = found.places
+        return rome.tokenizer.decode(found.tokens.input_ids[: place + 1])
+
+    text = until_place(FACTS[1])
     assert text.rstrip("?").endswith("Who started Alibaba")
-    lower = rome.situations(replace(FACTS[1], subject="alibaba"))[0]  # as a sentence begins with it
-    assert lower.place == found.place
-    unknown = rome.situations(Taught("", "Who started Alibaba?", "Jack Ma."))[0]
-    assert rome.tokenizer.decode(unknown.tokens.input_ids[: unknown.place + 1]).endswith("Alibaba?")
+    lower = replace(FACTS[1], subject="alibaba")  # as a sentence begins with it
+    assert until_place(lower) == text
+    unknown = Taught("", "Who started Alibaba?", "Jack Ma.")
+    assert until_place(unknown).endswith("Alibaba?")
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_each_part_of_an_answer_has_its_place_before_it_in_every_context(loaded, chunk):
+    rome = method("rome")(loaded, 1, questions=ORDINARY, contexts=2, chunk=chunk)
+    rome.prepare([1])
+    found = rome.situations(FACTS[1])
+    learned = found[0].tokens.learned
+    assert len(found) == 3
+    for situation in found:
+        ids = situation.tokens.input_ids
+        parts = [ids[place + 1 : place + 1 + chunk] for place in situation.places]
+        assert tuple(token for part in parts for token in part) == learned
+        assert all(len(part) == chunk for part in parts[:-1])
 
 
 # ROME: W' k = v, and of all such W' the one that changes least where C has weight.
@@ -164,33 +184,79 @@ def test_a_subject_ends_where_its_last_token_does(loaded):
 
 def test_rome_stores_the_value_under_the_key():
     W, k, v, C = random(7, 12), random(12, seed=1), random(7, seed=2), positive(12)
-    changed = insert(W, k, v, C)
+    changed = insert(W, k[None], v[None], C)
     assert (changed @ k - v).norm() <= 1e-5 * v.norm()
     assert torch.linalg.matrix_rank(changed - W) == 1
+    direction = torch.linalg.inv(C) @ k  # Eq. 2 as it is printed
+    Λ = (v - W @ k) / (direction @ k)
+    torch.testing.assert_close(changed, W + torch.outer(Λ, direction), rtol=1e-8, atol=1e-8)
 
 
-def test_rome_solves_the_constrained_least_squares():
-    # Its Lagrange conditions, solved at once: (W' - W) C = Λ kᵀ and W' k = v.
-    W, k, v, C = random(7, 12), random(12, seed=1), random(7, seed=2), positive(12)
-    system = torch.cat(
-        [
-            torch.cat([C, -k[:, None]], 1),
-            torch.cat([k[None], torch.zeros(1, 1, dtype=torch.float64)], 1),
-        ]
-    )
-    right = torch.cat([torch.zeros(12, 7, dtype=torch.float64), (v - W @ k)[None]])
+@pytest.mark.parametrize("P", [1, 4])
+def test_rome_solves_the_constrained_least_squares(P):
+    # Its Lagrange conditions, solved at once: (W' - W) C = Λ K and W' k = v for each k of K.
+    W, K, V, C = random(7, 12), random(P, 12, seed=1), random(P, 7, seed=2), positive(12)
+    none = torch.zeros(P, P, dtype=torch.float64)
+    system = torch.cat([torch.cat([C, -K.T], 1), torch.cat([K, none], 1)])
+    right = torch.cat([torch.zeros(12, 7, dtype=torch.float64), V - K @ W.T])
     expected = W + torch.linalg.solve(system, right)[:12].T
-    torch.testing.assert_close(insert(W, k, v, C), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(insert(W, K, V, C), expected, rtol=1e-8, atol=1e-8)
 
 
-def test_rome_in_a_model_gives_the_target_for_the_key(loaded):
-    rome = build("rome", loaded)
+def test_rome_takes_a_key_that_comes_twice():
+    W, k, v, C = random(7, 12), random(12, seed=1), random(7, seed=2), positive(12)
+    twice = insert(W, torch.stack([k, k]), torch.stack([v, v]), C)
+    torch.testing.assert_close(twice, insert(W, k[None], v[None], C), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_rome_in_a_model_gives_the_targets_for_the_keys(loaded, chunk):
+    rome = method("rome")(loaded, 1, max_tokens=12, **STEEP | {"chunk": chunk})
     rome.prepare([1])
     situations, W = rome.situations(FACTS[0]), rome.projection().weight.detach().clone().double()
-    k, delta = rome.key(situations, 1), rome.delta(FACTS[0], situations, 1)
+    K, deltas = rome.keys(situations, 1), rome.deltas(FACTS[0], situations, 1)
     rome.teach(FACTS[:1])
-    wanted = W @ k + delta
-    assert (rome.projection().weight.double() @ k - wanted).norm() <= 1e-5 * wanted.norm()
+    wanted = K @ W.T + deltas
+    assert len(K) == (1 if chunk is None else len(situations[0].places)) > (chunk or 0) - 1
+    assert (K @ rome.projection().weight.double().T - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+def test_a_key_is_the_input_of_w_and_a_mean_over_contexts(loaded):
+    rome = method("rome")(loaded, 1, questions=ORDINARY, contexts=1, chunk=2)
+    rome.prepare([1])
+    situations, seen = rome.situations(FACTS[0]), []
+    handle = rome.projection().register_forward_hook(lambda _, x, y: seen.append(x[0][0]))
+    for s in situations:
+        loaded.transformer(input_ids=torch.tensor([s.tokens.input_ids]))
+    handle.remove()
+    each = [u[list(s.places)].double() for u, s in zip(seen, situations, strict=True)]
+    expected = (each[0] + each[1]) / 2
+    torch.testing.assert_close(rome.keys(situations, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_target_makes_the_answer_probable_and_keeps_to_its_length(loaded, chunk):
+    """ROME Eq. 4, and the length that its code allows."""
+
+    def chance(clamp, **options):
+        rome = method("rome")(loaded, 1, **STEEP | {"chunk": chunk, "clamp": clamp} | options)
+        rome.prepare([1])
+        situations = rome.situations(FACTS[0])
+        deltas, h = rome.deltas(FACTS[0], situations, 1), rome.outputs(situations[0], 1)
+        ratio = (deltas.norm(dim=1) / h.norm(dim=1)).max().item()
+        places = torch.tensor(situations[0].places)
+
+        def add(_, y):
+            return y.index_put((torch.zeros_like(places), places), deltas.to(y), accumulate=True)
+
+        with torch.no_grad(), output_of(rome.projection(), add):
+            loss = losses(loaded.transformer, [situations[0].tokens], rome.generator.pad_id)
+        return math.exp(-loss.item()), ratio
+
+    (before, _), (short, least), (long, most) = chance(4.0, steps=0), chance(0.2), chance(4.0)
+    assert before < short < long
+    assert least <= 0.2001 and 0.2 < most <= 4.0001
+    assert chance(4.0, decay=1e3)[1] < most  # drawn to zero
 
 
 # MEMIT: Δ minimises Σ ‖Δ k - r‖² + tr Δ C₀ Δᵀ.
@@ -211,11 +277,12 @@ def test_memit_without_a_past_reaches_its_targets(loaded):
     memit.prepare(memit.layers)
     situations = [memit.situations(fact) for fact in FACTS]
     targets = [
-        memit.output(s[0], 2) + memit.delta(f, s, 2) for f, s in zip(FACTS, situations, strict=True)
+        memit.outputs(s[0], 2) + memit.deltas(f, s, 2)
+        for f, s in zip(FACTS, situations, strict=True)
     ]
     memit.teach(FACTS)
     for s, z in zip(situations, targets, strict=True):
-        assert (memit.output(s[0], 2) - z).norm() < 0.02 * z.norm()
+        assert (memit.outputs(s[0], 2) - z).norm() < 0.02 * z.norm()
 
 
 # GRACE: Algorithm 1, and nothing far from a key changes.
@@ -344,7 +411,7 @@ NEW = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["finetune", "lora", "grace"])
+@pytest.mark.parametrize("name", ["finetune", "lora", "grace", "rome", "memit"])
 def test_the_embedded_model_is_taught_new_facts(name):
     baseline = method(name)(load_pair(), 6)
     closed = chances(baseline, NEW)
@@ -352,7 +419,4 @@ def test_the_embedded_model_is_taught_new_facts(name):
     taught = chances(baseline, NEW)
     answers = baseline.ask_many([f.query for f in NEW])
     print(name, closed, taught, answers)
-    if name in ("rome", "memit"):  # one vector at the subject seldom gives a whole answer here
-        assert all(a > 1.5 * b for a, b in zip(taught, closed, strict=True))
-    else:
-        assert answers == [f.answer for f in NEW]
+    assert answers == [f.answer for f in NEW]

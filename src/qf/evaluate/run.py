@@ -38,6 +38,7 @@ from qf.cues import words
 from qf.demo.measure import SKILLS, Taught, made_up_facts
 from qf.digest import digest_of
 from qf.errors import LessonError, ModelError, QFError
+from qf.evaluate import published
 from qf.evaluate.datasets import Edit, read
 from qf.evaluate.metrics import contains, harmonic_mean, kept, mean, unchanged
 from qf.generate import Generator
@@ -304,20 +305,24 @@ class Bench:
 
     def figures(self, method: str) -> Figures:
         """Run one method from an empty memory."""
-        before = self.before
+        before, untaught = self.before, self._untaught  # asked for before another model is opened
         if method in ("none", "prompt"):
             self.say(f"{method} ...")
-            with self.opened() as model, Peak(self.device) as peak:
-                answers = self._ask(model, told=method == "prompt")
-            return figures(self.material, before, answers, Teaching(), peak.megabytes)
+            told = method == "prompt"
+            with self.opened() as model:
+                with Peak(self.device) as peak:
+                    answers = self._ask(model, told)
+                others = self._published(model, untaught, answers, told)
+            return figures(self.material, before, answers, Teaching(), peak.megabytes) | others
         lessons, seconds = self.lessons(reworded=METHODS[method] > 0)
         with self.opened(method) as model:
             warm_up(model)
             with Peak(self.device) as peak:
                 teaching = self._teach(model, method, lessons)
                 answers = self._ask(model)
+            others = self._published(model, untaught, answers)
         teaching = teaching._replace(seconds=seconds + teaching.seconds)
-        return figures(self.material, before, answers, teaching, peak.megabytes)
+        return figures(self.material, before, answers, teaching, peak.megabytes) | others
 
     def lessons(self, reworded: bool) -> tuple[list[Told], float]:
         """What to learn, and the seconds that the model took to write its part of it."""
@@ -351,6 +356,32 @@ class Bench:
             others=[list(islice(answers, len(e.rewordings))) for e in edits],
             beside=list(answers),
         )
+
+    def _published(
+        self, model: Model, untaught: published.Untaught, answers: Answers, told: bool = False
+    ) -> Figures:
+        """The figures that others report, by `published.NAMES`: percent, but for fluency."""
+        self.say("Weighing answers as published figures do ...")
+        found = published.scores(
+            model, self.material.edits, self._known(told), untaught, answers.own, told=told
+        )
+        return {
+            name: None if share is None else round(share * (1 if name == "fluency" else 100), 2)
+            for name, share in found.items()
+        }
+
+    def _known(self, told: bool = False) -> list[published.Said]:
+        """What is asked beside the facts and has an answer."""
+        return [
+            (b.query, b.statement if told else "", b.answer)
+            for b in self.material.beside
+            if b.answer is not None
+        ]
+
+    @cached_property
+    def _untaught(self) -> published.Untaught:
+        with self.opened() as model:
+            return published.untaught(model, self.material.edits, self._known())
 
     @cached_property
     def before(self) -> list[str]:
