@@ -160,7 +160,7 @@ def test_an_evaluation_tells_them(loaded: Loaded, monkeypatch: pytest.MonkeyPatc
         assert {*NAMES} <= {*figures}
         assert figures["NS"] is figures["S"] is None  # made-up facts have no neighbours
     assert none["token_locality"] == 100.0 and none["ES"] == 0.0  # it said what is likeliest
-    assert paper["token_efficacy"] != none["token_efficacy"]  # what paper taught is weighed
+    assert paper["EM"] != none["EM"]  # what paper taught is weighed
     assert prompt["EM"] != none["EM"]
 
 
