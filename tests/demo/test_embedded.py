@@ -69,13 +69,13 @@ def test_the_layer_is_what_the_sweep_finds(embedded: Loaded, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("skill", "least"),
     [
-        ("reading, one statement", 0.92),
-        ("reading, two or three", 0.88),
-        ("reading against what is known", 0.96),
+        ("reading, one statement", 0.93),
+        ("reading, two or three", 0.90),
+        ("reading against what is known", 0.97),
         ("knowing", 0.97),
         ('"I do not know."', 0.96),
-        ("question writing", 0.76),
-        ("rewording", 0.72),
+        ("question writing", 0.83),
+        ("rewording", 0.86),
     ],
 )
 def test_skills(embedded: Loaded, skill: str, least: float) -> None:
@@ -94,9 +94,9 @@ def test_made_up_facts_are_learned_alone(embedded: Loaded) -> None:
 @pytest.mark.slow
 def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
     shares = measure_teaching(embedded, unseen_facts(), own_answers=True, around=10)
-    assert shares["taught, same words"].share >= 0.88
-    assert shares["taught, other words"].share >= 0.80
-    assert shares["beside, as before"].share >= 0.5
+    assert shares["taught, same words"].share >= 0.90
+    assert shares["taught, other words"].share >= 0.85
+    assert shares["beside, as before"].share >= 0.55
     assert shares["known before, still right"].share >= 0.97
 
 
