@@ -92,6 +92,7 @@ def test_made_up_facts_are_learned_alone(embedded: Loaded) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
     shares = measure_teaching(embedded, unseen_facts(), own_answers=True, around=10)
     assert shares["taught, same words"].share >= 0.90
