@@ -42,6 +42,20 @@ MODEL = [
     "qf.room",
     *STORES,
 ]
+# What `qf.model` is made of, each of what comes before it; those above know the model alone.
+PARTS = [
+    "qf.acting",
+    "qf.remembered",
+    "qf.binding",
+    "qf.asking",
+    "qf.solving",
+    "qf.recording",
+    "qf.remembering",
+    "qf.learning",
+    "qf.consolidate",
+    "qf.transfer",
+]
+BELOW = [m for m in MODEL if m != "qf.model"]
 ABOVE = ["qf.evaluate", "qf.bulk", "qf.demo"]
 MAY_IMPORT = {
     "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.doctor", *ABOVE, *MODEL],
@@ -54,7 +68,8 @@ MAY_IMPORT = {
     "qf.evaluate.published": ["qf.evaluate", *MODEL],
     "qf.evaluate.run": ["qf", "qf.evaluate", "qf.demo", *MODEL],
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
-    "qf.model": ["qf.demo", *MODEL],
+    "qf.model": ["qf.demo", *PARTS, *MODEL],
+    **{part: [*PARTS[:i], *BELOW] for i, part in enumerate(PARTS)},
     "qf.loading": ["qf.lesson", "qf.picture", "qf.room", "qf.errors"],
     "qf.processes": [],
     "qf.room": ["qf.errors"],
