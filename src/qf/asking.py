@@ -1,6 +1,6 @@
 """Asking a model as it is served: prompts from queries, answers by whatever acts in it now.
 
-Knows the system prompts, turns, tools and pictures that go with a query; no memory, no learning.
+Knows the system prompts, turns, tools and pictures that go with a query. Learns and keeps nothing.
 """
 
 from __future__ import annotations

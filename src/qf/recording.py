@@ -1,7 +1,7 @@
 """From a lesson to its rows, under the base weights: for W, or to act behind the gate.
 
 QF-instruct and QF-update are passes (qf.method.passes); here is what they are given, and what of
-them is kept. Knows no memory and changes no weights for longer than a pass.
+them is kept. Knows no other facts, so that these play no part in a lesson's rows.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Recording:
         """The rows of the lesson, and those that its other wordings and places need beside them.
 
         What is needed is told by the weights that the lesson's own rows alone give, so that other
-        facts play no part in it.
+        facts play no part in it. These may be left in place: let the caller say what acts next.
         """
         parts = [found]
         first, *places = self.asking.places()

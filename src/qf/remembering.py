@@ -104,9 +104,8 @@ class Remembering:
     ) -> tuple[dict[str, Remembered], list[Fact]]:
         """The facts of other queries than these, and those that they replace."""
         old = [k for k, r in self.facts.items() if r.asked in asked]
-        return {k: r for k, r in self.facts.items() if k not in old}, [
-            self.memory.get(k) for k in old
-        ]
+        replaced = [self.memory.get(k) for k in old]
+        return {k: r for k, r in self.facts.items() if k not in old}, replaced
 
     def _version(self) -> int:
         """The memory's state, the same for all processes that share the model."""
