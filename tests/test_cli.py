@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import qf.asking
 import qf.calibrator
 import qf.cli
+import qf.learning
 import qf.model
 from qf.evaluate.published import NAMES
 from qf.families import REFUSED, SUPPORTED
@@ -644,13 +646,13 @@ def test_a_second_writer(run: Run, taught: Path) -> None:
 # Ctrl-C, and a process of its own
 
 
-@pytest.mark.parametrize("where", ["rows", "pooled", "load_pair"])
+@pytest.mark.parametrize("where", ["recording.rows", "recording.pooled", "model.load_pair"])
 def test_interrupted(run: Run, taught: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     before = content(taught)
-    monkeypatch.setattr(qf.model, where, interrupt)
+    monkeypatch.setattr(f"qf.{where}", interrupt)
     code, printed, said = run("learn", "Ann did.", "-q", QUESTION)
     assert (code, printed) == (130, "")
     assert said == "qf: Interrupted; what was learned before is kept.\n"
@@ -737,7 +739,7 @@ def test_study_learns_a_text_and_tells_what_it_could_not(
             raise qf.cli.LessonError(f"no question for {statement!r}")
         return asked[statement]
 
-    monkeypatch.setattr(qf.model, "write_question", question)
+    monkeypatch.setattr(qf.learning, "write_question", question)
     Path("notes.txt").write_text(f"{STATEMENT}\n- Ann did\nWho?\nNothing here", encoding="utf-8")
     done = document("study", "notes.txt", code=1)
     assert [d["statement"] for d in done] == [STATEMENT, "Ann did.", "Nothing here."]
@@ -802,7 +804,7 @@ def test_an_export_tells_what_it_does_not_answer(
     run: Run, document: Callable[..., Any], taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (fact,) = document("facts")
-    monkeypatch.setattr(qf.model.Model, "_holding", lambda *_: [])
+    monkeypatch.setattr(qf.asking.Asking, "holding", lambda *_: [])
     assert_refused(run("export", "--lora", "out"), "None of the facts", "--gated")
     assert not Path("out").exists()
     done = document("export", "--lora", "out", "--solver", "joint", code=1)

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import qf.export
 import qf.memory
 from qf import qf_memory
+from qf.asking import Asking
 from qf.errors import MemoryFault, ModelError, QFError
 from qf.export import compressed, whole_directory
 from qf.lesson import prompt_ids
@@ -150,13 +151,13 @@ def test_facts_that_do_not_verify_in_the_weights_are_left_out(
 ) -> None:
     model = build()
     ids = teach(model)
-    answers = Model._answers
+    answers = Asking.answers
 
-    def fails(self: Model, queries: Any, *rest: Any, **more: Any) -> list[str]:
+    def fails(self: Asking, queries: Any, *rest: Any, **more: Any) -> list[str]:
         given = answers(self, queries, *rest, **more)
         return ["Z" if q == QUESTIONS[1] else a for q, a in zip(queries, given, strict=True)]
 
-    monkeypatch.setattr(Model, "_answers", fails)
+    monkeypatch.setattr(Asking, "answers", fails)
     done = model.export_lora(tmp_path / "lora")
     left_out = [f.id for f in done.left_out]
     assert ids[1] in left_out and done.unverified == []

@@ -42,6 +42,20 @@ MODEL = [
     "qf.room",
     *STORES,
 ]
+# What `qf.model` is made of, each of what comes before it; those above know the model alone.
+PARTS = [
+    "qf.acting",
+    "qf.remembered",
+    "qf.binding",
+    "qf.asking",
+    "qf.solving",
+    "qf.recording",
+    "qf.remembering",
+    "qf.learning",
+    "qf.consolidate",
+    "qf.transfer",
+]
+BELOW = [m for m in MODEL if m != "qf.model"]
 ABOVE = ["qf.evaluate", "qf.bulk", "qf.demo"]
 MAY_IMPORT = {
     "qf.cli": ["qf", "qf.cli", "qf.plot", "qf.serve", "qf.doctor", *ABOVE, *MODEL],
@@ -54,7 +68,8 @@ MAY_IMPORT = {
     "qf.evaluate.published": ["qf.evaluate", *MODEL],
     "qf.evaluate.run": ["qf", "qf.evaluate", "qf.demo", *MODEL],
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
-    "qf.model": ["qf.demo", *MODEL],
+    "qf.model": ["qf.demo", *PARTS, *MODEL],
+    **{part: [*PARTS[:i], *BELOW] for i, part in enumerate(PARTS)},
     "qf.loading": ["qf.lesson", "qf.picture", "qf.room", "qf.errors"],
     "qf.processes": [],
     "qf.room": ["qf.errors"],
@@ -226,6 +241,8 @@ LEGAL = {
     "method/passes.py": "from .solve import solve\nfrom ..lesson import Lesson\nimport qf.families",
     "memory.py": "import sqlite3\nfrom qf import __version__\nfrom qf.method.solve import solve",
     "model.py": "from qf.memory import Fact\nfrom qf.method import passes\nimport qf.demo",
+    "acting.py": "from qf.recall import Recall",
+    "recording.py": "from qf.acting import Acting\nfrom qf.memory import FactRows",
     "serve/app.py": "from qf.model import Model\nimport qf",
     "demo/__init__.py": "",
     "demo/world.py": "import random\nfrom qf.demo import names",
@@ -252,6 +269,9 @@ ILLEGAL = [
     ("memory.py", "from qf.method import passes", "may not import qf.method.passes"),
     ("memory.py", "from .model import Model", "may not import qf.model"),
     ("model.py", "from qf import cli", "may not import qf.cli"),
+    ("acting.py", "from qf.model import Model", "may not import qf.model"),
+    ("recording.py", "from qf.learning import Learning", "may not import qf.learning"),
+    ("serve/app.py", "from qf.learning import Learning", "may not import qf.learning"),
     ("model.py", "from qf.demo import table", "may not import qf.demo.table"),
     ("serve/app.py", "import qf.cli", "may not import qf.cli"),
     ("demo/world.py", "import torch", "qf.demo.world may not import torch"),

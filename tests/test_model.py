@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 import qf.calibrator
+import qf.learning
 import qf.model
+import qf.recording
 from qf.calibrator import Calibrator
 from qf.errors import LessonError, MemoryFault, ModelError
 from qf.loading import Loaded
@@ -165,7 +167,7 @@ def test_the_question_is_the_models_own_where_none_is_given(
         asked.extend(zip(queries, instructions, strict=True))
         return ["JCF" if told else QUESTION for told in instructions]
 
-    monkeypatch.setattr(model, "_ask_base", written)
+    monkeypatch.setattr(model._asking, "base", written)
     assert model.learn(STATEMENT, rewordings=0).query == QUESTION
     (task, none), (query, told) = asked
     assert STATEMENT in task and none == "" and (query, told) == (QUESTION, STATEMENT)
@@ -177,7 +179,7 @@ def test_no_question_and_no_answer_are_refused(
     model = build()
     with pytest.raises(LessonError, match=r"did not find a question .*--query"):
         model.learn(STATEMENT)  # it writes capital letters
-    monkeypatch.setattr(model, "_ask_base", lambda queries, _="": [""] * len(queries))
+    monkeypatch.setattr(model._asking, "base", lambda queries, _="": [""] * len(queries))
     with pytest.raises(LessonError, match=r"gives no answer .*--answer"):
         model.learn(STATEMENT, QUESTION)
     assert model.facts() == []
@@ -293,7 +295,7 @@ def test_where_the_unknown_tokens_are_not_enough_all_are_learned(
     model = build()
     model.transformer.lm_head.weight.data *= 50  # sure of all that it says
     held = [False, True]
-    monkeypatch.setattr(qf.model, "_holds", lambda *_: held.pop(0))
+    monkeypatch.setattr(qf.learning, "_holds", lambda *_: held.pop(0))
     fact = model.learn(*FACTS[4])
     assert held == [] and fact.verified and "every token" in fact.note
     assert fact.rows == len(fact.answer) + 1 and model.facts() == [fact]
@@ -304,13 +306,13 @@ def test_an_answer_in_other_words_is_rehearsed(
     build: Build, monkeypatch: pytest.MonkeyPatch, significance: Any
 ) -> None:
     attempts = []
-    original = qf.model.pair
+    original = qf.recording.pair
 
     def noted(*args: Any) -> Any:
         attempts.append(args[3])
         return original(*args)
 
-    monkeypatch.setattr(qf.model, "pair", noted)
+    monkeypatch.setattr(qf.recording, "pair", noted)
     model = build()
     fact = model.learn(STATEMENT, QUESTION, UNSAYABLE, significance)
     assert attempts == [False, True] and "had been given once" in fact.note
@@ -338,9 +340,9 @@ def test_a_failure_in_the_middle_changes_nothing(
         return failing
 
     target, name, after = {
-        "record": (qf.model, "rows", True),
-        "install": (model, "_install", True),
-        "ask": (model, "_answers", False),
+        "record": (qf.recording, "rows", True),
+        "install": (model._remembering, "install", True),
+        "ask": (model._asking, "answers", False),
         "store": (model._memory, "add", False),
         "commit": (qf.database, "revision", True),
     }[step]
@@ -685,7 +687,7 @@ def test_other_wordings_do_not_depend_on_other_facts(build: Build) -> None:
         later.learn(told, asked, rewordings=0)
     alone.learn(STATEMENT, QUESTION, rewordings=wordings)
     later.learn(STATEMENT, QUESTION, rewordings=wordings)
-    (first,), last = alone._remembered.values(), list(later._remembered.values())[-1]
+    (first,), last = alone._remembering.facts.values(), list(later._remembering.facts.values())[-1]
     one, other = first.rows, last.rows
     assert torch.equal(one.keys, other.keys) and torch.equal(one.deltas, other.deltas)
 
@@ -735,7 +737,7 @@ def test_prompts_of_ones_own_are_protected(build: Build, monkeypatch: pytest.Mon
         assert update is not None
         with model.base_weights():
             pairs = [
-                qf.calibrator.align(model.tokenizer, qf.model.messages(q), model.ask(q), None)
+                qf.calibrator.align(model.tokenizer, qf.calibrator.messages(q), model.ask(q), None)
                 for q in asked
             ]
             u = qf.calibrator.keys_of(

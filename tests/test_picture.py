@@ -113,7 +113,7 @@ def observed(model, kind, system="", image=None, query=QUERY):
 def test_rows_are_those_of_equation_3(loaded, kind, words):
     model, image = loaded(kind), sighted.picture()
     opened, closed = observed(model, kind, words, image), observed(model, kind)
-    shown = Picture.of(image, model._processor)
+    shown = Picture.of(image, model._asking.loaded.processor)
     lesson = Lesson(words, QUERY, ANSWER, None, shown)
     sequences = pair(model.tokenizer, lesson)
     assert list(sequences[0].input_ids) == tokens(model, kind, system=words, image=image)[0]
@@ -134,7 +134,9 @@ def test_rows_are_those_of_equation_3(loaded, kind, words):
 
 def test_the_query_is_found_behind_the_picture(loaded, kind):
     model, image = loaded(kind), sighted.picture()
-    asked = model._asked(QUERY, None, image=Picture.of(image, model._processor))
+    asked = model._asking.asked(
+        QUERY, None, image=Picture.of(image, model._asking.loaded.processor)
+    )
     assert list(asked.ids) == tokens(model, kind, image=image)[0][: len(asked.ids)]
     said = model.tokenizer.decode(asked.ids[slice(*asked.span)])
     assert said.strip() == QUERY
@@ -142,7 +144,7 @@ def test_the_query_is_found_behind_the_picture(loaded, kind):
 
 def test_a_rehearsed_lesson_shows_the_picture_where_the_query_is_asked_first(loaded, kind):
     model, image = loaded(kind), sighted.picture()
-    lesson = Lesson("", QUERY, ANSWER, None, Picture.of(image, model._processor))
+    lesson = Lesson("", QUERY, ANSWER, None, Picture.of(image, model._asking.loaded.processor))
     ids = list(pair(model.tokenizer, lesson, rehearsed=True)[0].input_ids)
     (first, _), (again, _) = tokens(model, kind, image=image), tokens(model, kind)
     newline = model.tokenizer("\n", add_special_tokens=False)["input_ids"]
@@ -178,7 +180,13 @@ def test_forgetting_restores_every_bit(loaded, kind):
 def test_running_beside_others_changes_nothing(loaded, kind):
     model = loaded(kind)
     lessons = [
-        Lesson("", QUERY, ANSWER, None, Picture.of(sighted.picture(i, size), model._processor))
+        Lesson(
+            "",
+            QUERY,
+            ANSWER,
+            None,
+            Picture.of(sighted.picture(i, size), model._asking.loaded.processor),
+        )
         for i, size in enumerate([(24, 16), (16, 32)])
     ]
     sequences = [s for lesson in lessons for s in pair(model.tokenizer, lesson)]
@@ -195,7 +203,7 @@ def test_running_beside_others_changes_nothing(loaded, kind):
 def test_behind_a_gate_the_output_is_the_open_book_one(loaded, kind):
     model, image = loaded(kind), sighted.picture()
     opened, closed = observed(model, kind, "", image)[2], observed(model, kind)[2]
-    lesson = Lesson("", QUERY, ANSWER, None, Picture.of(image, model._processor))
+    lesson = Lesson("", QUERY, ANSWER, None, Picture.of(image, model._asking.loaded.processor))
     transformer, family = model.transformer, model.family
     sequences = pair(model.tokenizer, lesson)
     found = passes.rows(transformer, family, LAYER, *sequences, None, pad_id=0, free=True)
@@ -299,14 +307,14 @@ def test_a_gated_picture_is_consolidated_and_goes_back(loaded, monkeypatch, plan
     model, fact = learned(loaded, "idefics3", plan, solver="gated")
     plan.unlink()
     W = weight(model.transformer, 3)
-    held = model._holding
-    monkeypatch.setattr(model, "_holding", lambda ids, facts: list(ids))
+    held = model._asking.holding
+    monkeypatch.setattr(model._asking, "holding", lambda ids, facts: list(ids))
     assert [f.id for f in model.consolidate().consolidated] == [fact.id]
     assert not torch.equal(weight(model.transformer, 3), W)
-    monkeypatch.setattr(model, "_holding", lambda ids, facts: [])
+    monkeypatch.setattr(model._asking, "holding", lambda ids, facts: [])
     assert [f.id for f in model.consolidate().gated] == [fact.id]
     assert torch.equal(weight(model.transformer, 3), W) and model.ask(QUERY) == fact.answer
-    monkeypatch.setattr(model, "_holding", held)
+    monkeypatch.setattr(model._asking, "holding", held)
 
 
 def test_what_a_picture_taught_in_the_weights_stays_there(loaded, monkeypatch, tmp_path, plan):
@@ -321,7 +329,7 @@ def test_what_a_picture_taught_in_the_weights_stays_there(loaded, monkeypatch, t
         left = apart(weight(again.transformer, 3), taught)
         assert left < 0.3 * apart(base, taught)  # the ridge of "gated" is another
         assert [f.id for f in again.consolidate().consolidated] == [fact.id]
-        monkeypatch.setattr(again, "_holding", lambda ids, facts: [])
+        monkeypatch.setattr(again._asking, "holding", lambda ids, facts: [])
         assert [f.id for f in again.consolidate().consolidated] == [fact.id]
         assert apart(weight(again.transformer, 3), taught) == left
         with pytest.raises(ModelError, match="None of the facts has rows that could act"):
@@ -336,7 +344,7 @@ def test_rewordings_are_those_that_are_answered_alike_with_the_picture(loaded, m
         asked.extend((p.query, bool(p.extra)) for p in prompts)
         return ["Who began it?" if "Who started" in p.query else "Qi." for p in prompts]
 
-    monkeypatch.setattr(model, "_answered", answered)
+    monkeypatch.setattr(model._asking, "answered", answered)
     model.learn("", "Who started it?", "Qi.", image=image, rewordings=1)
     shown = {query for query, extra in asked if extra}
     assert {"Who started it?", "Who began it?"} <= shown
@@ -409,7 +417,7 @@ def test_a_file_and_a_picture_in_memory_are_the_same(loaded, tmp_path):
     image.save(tmp_path / "plan.png")
     held = Image.open(tmp_path / "plan.png")
     for given in (tmp_path / "plan.png", str(tmp_path / "plan.png"), held, image):
-        shown = Picture.of(given, model._processor)
+        shown = Picture.of(given, model._asking.loaded.processor)
         assert np.array_equal(np.asarray(shown.pixels), np.asarray(image))
     assert Picture.of(held, None).name == "plan.png"
     assert Picture.of(image, None).name == "picture"

@@ -208,7 +208,7 @@ def test_order_plays_no_part(build: Build) -> None:
 def test_what_is_not_mentioned_is_not_even_looked_at(build: Build) -> None:
     model = build()
     teach_all(model)
-    recall = model._recall
+    recall = model._acting.recall
     assert isinstance(recall, Recall) and len(recall) == len(FACTS)
     assert len(recall.candidates("Who is behind OXINNOVATE, then?")) == 1
     assert recall.candidates("Who started Alibaba?") == []

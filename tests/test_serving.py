@@ -201,13 +201,13 @@ def test_a_gated_fact_is_asked_in_a_conversation_and_the_note_tells(
 ) -> None:
     model = build(solver="gated")
     asked: list[Any] = []
-    original = model._asked
+    original = model._asking.asked
 
     def noted(*args: Any, **options: Any) -> Any:
         asked.append(options.get("earlier"))
         return original(*args, **options)
 
-    monkeypatch.setattr(model, "_asked", noted)
+    monkeypatch.setattr(model._asking, "asked", noted)
     fact = model.learn(STATEMENT, QUESTION, rewordings=0)
     assert TURNS in asked and fact.verified
     holds = model.ask(QUESTION, earlier=TURNS) == fact.answer
@@ -222,7 +222,7 @@ def test_a_gated_fact_is_asked_in_a_conversation_and_the_note_tells(
 def test_tools_are_in_every_prompt_and_the_fact_holds_with_them(build: Build) -> None:
     options = ChatOptions(tuple(TOOLS))
     model = build(template=QWEN3, options=options)
-    prompt = model.tokenizer.decode(model._asked(QUESTION, None).ids)
+    prompt = model.tokenizer.decode(model._asking.asked(QUESTION, None).ids)
     assert '"clock"' in prompt
     lesson = Lesson(STATEMENT, QUESTION, "JC", None)
     instruct, update = pair(model.tokenizer, lesson, options=options)
@@ -324,7 +324,7 @@ def test_a_random_qwen3_learns_behind_its_think_block(
     fact = model.learn(STATEMENT, QUESTION, "JC", None, rewordings=0, verify=False)
     assert fact.tokens == update.learned and fact.rows == len(update.learned)
     if solver == "gated":
-        (known,) = model._remembered.values()
+        (known,) = model._remembering.facts.values()
         assert known.rows.outputs is not None and apart(known.rows.outputs, told) < 1e-5
     else:
         assert apart(output(model, update), told) < (1e-4 if solver == "paper" else 0.2)
@@ -403,11 +403,11 @@ def test_without_a_prompt_the_users_turn_stays_as_it_is(build: Build) -> None:
     model = build(template=WITHOUT_SYSTEM)
     expected = prompt_ids(model.tokenizer, [{"role": "user", "content": QUESTION}])
     for system in (None, ""):
-        assert model._asked(QUESTION, system).ids == expected
+        assert model._asking.asked(QUESTION, system).ids == expected
 
 
 def test_the_span_is_still_the_querys(build: Build) -> None:
-    asked = build(template=WITHOUT_SYSTEM)._asked(QUESTION, "You are kind.")
+    asked = build(template=WITHOUT_SYSTEM)._asking.asked(QUESTION, "You are kind.")
     begin, end = asked.span
     words = build("b").tokenizer.decode(asked.ids[begin:end])
     assert words.strip() == QUESTION

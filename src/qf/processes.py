@@ -7,10 +7,16 @@ first one alone, and the others are told. Knows torch.distributed only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-Led = Callable[[Callable[[], T]], T]
+
+
+class Led(Protocol):
+    """`alone` or `led`."""
+
+    def __call__(self, act: Callable[[], T]) -> T:
+        """Do it, and give what it gives."""
 
 
 def alone(act: Callable[[], T]) -> T:

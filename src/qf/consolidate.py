@@ -1,0 +1,89 @@
+"""Facts from behind the gate solved into W: all that are still answered there.
+
+Fast memory becomes slow memory: nothing is in the way of an answer any more, and the facts can
+leave as an adapter or a checkpoint. Those that are not answered stay behind the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qf.asking import Asking
+from qf.errors import ModelError
+from qf.memory import Fact
+from qf.recording import Recording
+from qf.remembered import Remembered
+from qf.remembering import Remembering
+
+
+@dataclass(frozen=True)
+class Consolidation:
+    """Which facts are in W now and which act behind the gate still.
+
+    `undisturbed` is the part of everyday questions that are answered as before, `comfortable` the
+    number of rows beyond which W begins to lose what it knew: a quarter of its columns.
+    """
+
+    consolidated: list[Fact]
+    gated: list[Fact]
+    undisturbed: float
+    rows: int
+    comfortable: int
+
+
+def check_gated(solver: str) -> None:
+    """Raise ModelError where the facts of a solver are in W at once."""
+    if solver != "gated":
+        raise ModelError(
+            f"The solver {solver!r} keeps every fact in the weights already: consolidate"
+            " facts of the solver 'gated'."
+        )
+
+
+def consolidate(
+    asking: Asking, recording: Recording, remembering: Remembering, everyday: list[str], width: int
+) -> Consolidation:
+    """See `qf.model.Model.consolidate`. `width`: the columns of W; `everyday`: ordinary questions.
+
+    W, the gate and the memory change together, or not at all.
+    """
+    facts = {f.id: f for f in remembering.memory.facts()}
+    usual = asking.answers(everyday)
+    with remembering.undone():
+        tried = _answered(asking, recording, remembering, facts)
+        same = [a == b for a, b in zip(usual, asking.answers(everyday), strict=True)]
+        done = {
+            k: replace(f, consolidated=tried[k].consolidated, rows=tried[k].count)
+            for k, f in facts.items()
+        }
+        changed = [
+            (f, tried[k].rows) for k, f in done.items() if f.consolidated != facts[k].consolidated
+        ]
+        if changed:
+            remembering.led(lambda: remembering.memory.update(*changed))
+    remembering.adopt(tried)
+    return Consolidation(
+        consolidated=[f for f in done.values() if f.consolidated],
+        gated=[f for f in done.values() if not f.consolidated],
+        undisturbed=sum(same) / len(same),
+        rows=sum(f.rows for f in done.values() if f.consolidated),
+        comfortable=width // 4,
+    )
+
+
+def _answered(
+    asking: Asking, recording: Recording, remembering: Remembering, facts: dict[str, Fact]
+) -> dict[str, Remembered]:
+    """Install the facts in W that are answered beside one another, the others behind the gate."""
+    solved = {k: recording.solved(r) for k, r in remembering.facts.items()}
+    chosen = [k for k, r in solved.items() if r.count]
+    while True:
+        tried = {
+            k: solved[k] if k in chosen else recording.gated(r)
+            for k, r in remembering.facts.items()
+        }
+        remembering.install(tried)
+        holding = asking.holding(chosen, facts)
+        if holding == chosen:
+            return tried
+        chosen = holding

@@ -1,0 +1,63 @@
+"""How the rows of facts become one change of W: which solver, its ridge, and what it protects.
+
+Always from the base W and all the rows at once, so that the order of teaching plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from qf.acting import Acting
+from qf.calibrator import Calibrator
+from qf.errors import ModelError
+from qf.memory import FactRows
+from qf.method.solve import Update, joint
+
+SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
+"""Ridge λ of each solver: `paper` answers every row exactly (Eq. 3), `joint` all of them gently,
+and with C from calibration, which protects what the model does already. With `gated` each fact acts
+for the questions that are about it (qf.recall), until it is consolidated as `joint` does it."""
+
+DEFAULT_SOLVER = "gated"
+
+
+def check_solver(name: str) -> None:
+    """Raise ModelError for a solver that there is not."""
+    if name not in SOLVERS:
+        raise ModelError(f"The solver {name!r} is unknown: choose gated, joint or paper.")
+
+
+@dataclass
+class Solver:
+    """One of SOLVERS, and what it protects: ordinary traffic, if it is to and that is known."""
+
+    name: str
+    calibrate: bool
+    calibrator: Calibrator
+    acting: Acting
+
+    @property
+    def gated(self) -> bool:
+        """Whether facts act behind the gate until they are consolidated."""
+        return self.name == "gated"
+
+    def solve(self, parts: Sequence[FactRows]) -> Update | None:
+        """ΔW of all these rows; None where there are none."""
+        used = [r for r in parts if len(r.keys)]
+        if not used:
+            return None
+        whiten = None
+        if self.calibrate and self.name != "paper":
+            with self.acting.base():
+                traffic = self.calibrator.traffic()
+            whiten = traffic.whiten if traffic else None
+        return joint(
+            torch.cat([r.keys for r in used]),
+            torch.cat([r.deltas for r in used]),
+            significance=torch.cat([r.significance for r in used]),
+            whiten=whiten,
+            ridge=SOLVERS[self.name],
+        )
