@@ -243,7 +243,7 @@ def test_long_lines_are_not_folded_for_programs(run: Run) -> None:
 
 def test_a_terminal_gets_colours(run: Run, taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(qf.cli, "out", Console(file=shown, force_terminal=True, width=60))
+    monkeypatch.setattr(qf.cli.say, "out", Console(file=shown, force_terminal=True, width=60))
     run("facts")
     assert "\x1b[32myes\x1b[0m" in shown.getvalue()
     assert len(shown.getvalue().splitlines()) > 2  # folded
@@ -734,7 +734,7 @@ def test_study_learns_a_text_and_tells_what_it_could_not(
 
     def question(_: Any, statement: str) -> str:
         if statement not in asked:
-            raise qf.cli.LessonError(f"no question for {statement!r}")
+            raise qf.LessonError(f"no question for {statement!r}")
         return asked[statement]
 
     monkeypatch.setattr(qf.model, "write_question", question)
