@@ -192,6 +192,7 @@ def choosing(*names: str, preset: Choice = DEFAULT, **others: Any) -> Callable[[
         others: an option in place of the shared one, by the field that it sets.
     """
     wanted = ALWAYS | {*names, *others}
+    assert wanted <= OPTIONS.keys(), "each has its place in the help"
     options = {name: others.get(name, option) for name, option in OPTIONS.items() if name in wanted}
 
     def give(command: Command) -> Command:

@@ -26,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
             "qf keys add alice --space alice && qf serve --host 0.0.0.0",
         )
     )
+    @options.choosing("memory", "layer", "systems", "tools", "thinking")
     def serve(
         host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
         port: Annotated[
@@ -47,16 +48,8 @@ def add_to(app: typer.Typer) -> None:
         timeout: Annotated[
             float, typer.Option("--timeout", min=1, help="Seconds that a reply may take.")
         ] = 300,
-        model: options.ModelName = None,
-        memory: options.MemoryDir = None,
-        layer: options.Layer = None,
-        system: options.Systems = None,
-        tools: options.Tools = None,
-        thinking: options.Thinking = False,
-        template: options.Template = None,
-        device: options.Device = None,
-        dtype: options.Dtype = None,
-        trust_remote_code: options.Trust = False,
+        *,
+        choice: options.Choice,
         as_json: options.Json = False,
     ) -> None:
         """Serve the model: the OpenAI API, routes to teach it, and a page at /."""
@@ -66,26 +59,20 @@ def add_to(app: typer.Typer) -> None:
         from qf.serve.serving import Settings
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        described = opening.read_tools(tools)
-        directory = server.memory_of(model, memory)
+        described = opening.read_tools(choice.tools)
+        directory = server.memory_of(choice.model, choice.memory)
         server.check_address(host, Keys(directory))
         bound = server.listening(host, port)  # a port in use is told before the model is loaded
         with say.progress("Loading the model ..."):
             opening.quieten()
-            options = {
-                "system": system or None,
-                "template": template,
-                "device": device,
-                "dtype": dtype,
-            }
             root = server.load_base(
                 directory,
-                model,
-                layer=layer,
+                choice.model,
+                layer=choice.layer,
+                system=choice.systems or None,
                 tools=described,
-                thinking=thinking,
-                trust_remote_code=trust_remote_code,
-                **options,
+                thinking=choice.thinking,
+                **choice.loading(),
             )
         settings = Settings(
             learn_from_chat=learn_from_chat,
