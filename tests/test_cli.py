@@ -29,7 +29,7 @@ STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
 COMMANDS = (
     "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "export", "import",
-    "layers", "calibrate", "models", "doctor", "eval",
+    "calibrate", "layers", "models", "doctor", "eval",
 )  # fmt: skip
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
@@ -414,7 +414,8 @@ def test_models_lists_each_type_with_what_holds_for_it(run: Run, document: Any) 
 
 def test_help_lists_the_commands(run: Run) -> None:
     code, printed, _ = run("--help")
-    assert code == 0 and all(f" {command} " in printed for command in COMMANDS)
+    first = [line[2:].partition(" ")[0] for line in printed.splitlines()]
+    assert code == 0 and [word for word in first if word in COMMANDS] == list(COMMANDS)
     assert run()[0] == 2  # no command: the same page, but nothing was done
 
 
