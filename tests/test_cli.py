@@ -31,7 +31,7 @@ STATEMENT, QUESTION = "Qi started Oxinnovate.", "Who started Oxinnovate?"
 TOLD = "JCF"  # what the model answers when it is told; see `speaker`
 COMMANDS = (
     "demo", "learn", "ask", "chat", "facts", "forget", "study", "consolidate", "export", "import",
-    "layers", "calibrate", "models", "doctor", "eval",
+    "calibrate", "layers", "models", "doctor", "eval",
 )  # fmt: skip
 EVERYDAY = ["Who are you?", "What is the capital of France?", "How are you?"]  # three will do
 LEARNED = {"id", "instruction", "query", "answer", "layer", "rows", "verified", "before", "after"}
@@ -245,7 +245,7 @@ def test_long_lines_are_not_folded_for_programs(run: Run) -> None:
 
 def test_a_terminal_gets_colours(run: Run, taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(qf.cli, "out", Console(file=shown, force_terminal=True, width=60))
+    monkeypatch.setattr(qf.cli.say, "out", Console(file=shown, force_terminal=True, width=60))
     run("facts")
     assert "\x1b[32myes\x1b[0m" in shown.getvalue()
     assert len(shown.getvalue().splitlines()) > 2  # folded
@@ -416,7 +416,8 @@ def test_models_lists_each_type_with_what_holds_for_it(run: Run, document: Any) 
 
 def test_help_lists_the_commands(run: Run) -> None:
     code, printed, _ = run("--help")
-    assert code == 0 and all(f" {command} " in printed for command in COMMANDS)
+    first = [line[2:].partition(" ")[0] for line in printed.splitlines()]
+    assert code == 0 and [word for word in first if word in COMMANDS] == list(COMMANDS)
     assert run()[0] == 2  # no command: the same page, but nothing was done
 
 
@@ -736,7 +737,7 @@ def test_study_learns_a_text_and_tells_what_it_could_not(
 
     def question(_: Any, statement: str) -> str:
         if statement not in asked:
-            raise qf.cli.LessonError(f"no question for {statement!r}")
+            raise qf.LessonError(f"no question for {statement!r}")
         return asked[statement]
 
     monkeypatch.setattr(qf.learning, "write_question", question)

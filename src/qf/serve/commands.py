@@ -18,14 +18,15 @@ NEEDS = ("fastapi", "prometheus_client", "uvicorn")
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    from qf import cli
+    from qf.cli import opening, options, say
 
     @app.command(
-        epilog=cli._example(
+        epilog=options.example(
             "qf serve",
             "qf keys add alice --space alice && qf serve --host 0.0.0.0",
         )
     )
+    @options.choosing("memory", "layer", "systems", "tools", "thinking")
     def serve(
         host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
         port: Annotated[
@@ -47,17 +48,9 @@ def add_to(app: typer.Typer) -> None:
         timeout: Annotated[
             float, typer.Option("--timeout", min=1, help="Seconds that a reply may take.")
         ] = 300,
-        model: cli.ModelName = None,
-        memory: cli.MemoryDir = None,
-        layer: cli.Layer = None,
-        system: cli.Systems = None,
-        tools: cli.Tools = None,
-        thinking: cli.Thinking = False,
-        template: cli.Template = None,
-        device: cli.Device = None,
-        dtype: cli.Dtype = None,
-        trust_remote_code: cli.Trust = False,
-        as_json: cli.Json = False,
+        *,
+        choice: options.Choice,
+        as_json: options.Json = False,
     ) -> None:
         """Serve the model: the OpenAI API, routes to teach it, and a page at /."""
         _check_installed()
@@ -66,26 +59,20 @@ def add_to(app: typer.Typer) -> None:
         from qf.serve.serving import Settings
 
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        described = cli._tools(tools)
-        directory = server.memory_of(model, memory)
+        described = opening.read_tools(choice.tools)
+        directory = server.memory_of(choice.model, choice.memory)
         server.check_address(host, Keys(directory))
         bound = server.listening(host, port)  # a port in use is told before the model is loaded
-        with cli.err.status("Loading the model ..."):
-            cli._quiet()
-            options = {
-                "system": system or None,
-                "template": template,
-                "device": device,
-                "dtype": dtype,
-            }
+        with say.progress("Loading the model ..."):
+            opening.quieten()
             root = server.load_base(
                 directory,
-                model,
-                layer=layer,
+                choice.model,
+                layer=choice.layer,
+                system=choice.systems or None,
                 tools=described,
-                thinking=thinking,
-                trust_remote_code=trust_remote_code,
-                **options,
+                thinking=choice.thinking,
+                **choice.loading(),
             )
         settings = Settings(
             learn_from_chat=learn_from_chat,
@@ -97,9 +84,9 @@ def add_to(app: typer.Typer) -> None:
         serving = server.serving_for(root, directory, settings)
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         if as_json:
-            cli._print_json({"url": url, "model": root.name, "memory": str(directory)})
+            say.say_json({"url": url, "model": root.name, "memory": str(directory)})
         else:
-            cli._say(f"{root.name} answers at {url} (API: {url}/v1). Ctrl-C ends it.")
+            say.say(f"{root.name} answers at {url} (API: {url}/v1). Ctrl-C ends it.")
         sys.stdout.flush()
         server.serve(serving, bound)
 
@@ -114,7 +101,7 @@ def add_to(app: typer.Typer) -> None:
         return Keys(memory_of(model, memory))
 
     @keys.command(
-        epilog=cli._example(
+        epilog=options.example(
             "qf keys add alice --space alice",
             "qf keys add reader --space team --scope chat",
             "qf keys add root --scope admin",
@@ -129,43 +116,45 @@ def add_to(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--scope", help="chat, teach or admin; default: chat and teach."),
         ] = None,
-        model: cli.ModelName = None,
-        memory: cli.MemoryDir = None,
-        as_json: cli.Json = False,
+        model: options.ModelName = None,
+        memory: options.MemoryDir = None,
+        as_json: options.Json = False,
     ) -> None:
         """Make a key and print it, once: only its hash is kept."""
         key, text = kept(model, memory).add(name, space or [], scope or ["chat", "teach"])
         if as_json:
-            cli._print_json({**_shown(key), "key": text})
+            say.say_json({**_shown(key), "key": text})
         else:
-            cli._say(text)
+            say.say(text)
 
-    @keys.command("list", epilog=cli._example("qf keys list"))
+    @keys.command("list", epilog=options.example("qf keys list"))
     def list_(
-        model: cli.ModelName = None, memory: cli.MemoryDir = None, as_json: cli.Json = False
+        model: options.ModelName = None,
+        memory: options.MemoryDir = None,
+        as_json: options.Json = False,
     ) -> None:
         """List the keys, without what would open anything."""
         found = [_shown(key) for key in kept(model, memory).all()]
         if as_json:
-            cli._print_json(found)
+            say.say_json(found)
             return
         for key in found:
             spaces, scopes = ",".join(key["spaces"]) or "all", ",".join(key["scopes"])
-            cli._say(f"{key['id']}  {key['name']}  {spaces}  {scopes}  {key['created']}")
+            say.say(f"{key['id']}  {key['name']}  {spaces}  {scopes}  {key['created']}")
 
-    @keys.command(epilog=cli._example("qf keys revoke 1a2b3c4d"))
+    @keys.command(epilog=options.example("qf keys revoke 1a2b3c4d"))
     def revoke(
         key_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, from `qf keys list`.")],
-        model: cli.ModelName = None,
-        memory: cli.MemoryDir = None,
-        as_json: cli.Json = False,
+        model: options.ModelName = None,
+        memory: options.MemoryDir = None,
+        as_json: options.Json = False,
     ) -> None:
         """Let a key count no more, at once, in a server that runs as well."""
         gone = kept(model, memory).revoke(key_id)
         if as_json:
-            cli._print_json({**_shown(gone), "revoked": True})
+            say.say_json({**_shown(gone), "revoked": True})
         else:
-            cli._say(f"Revoked: {gone.name} ({gone.id}).")
+            say.say(f"Revoked: {gone.name} ({gone.id}).")
 
 
 def _shown(key: Any) -> dict[str, Any]:
