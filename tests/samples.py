@@ -1,5 +1,8 @@
 """Facts, questions and sequences that several test modules stand on."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -31,3 +34,12 @@ def random_sequences() -> list[AlignedTokens]:
         return AlignedTokens(tuple(ids), length - learned, (1.0,) * learned)
 
     return [of(31, 6), of(17, 3), of(44, 9)]
+
+
+def published_file(name: str) -> Path:
+    """A file of the data that came with the task; skips the test where it is absent."""
+    folder = os.environ.get("QF_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    path = Path(folder) / name
+    if not path.is_file():
+        pytest.skip(f"{path} is absent: set QF_DATA to a directory that holds {name}")
+    return path

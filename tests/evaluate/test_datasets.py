@@ -2,7 +2,6 @@
 
 import doctest
 import json
-import os
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from qf.errors import QFError
 from qf.evaluate import datasets
 from qf.evaluate.datasets import Edit, contradictions, read
+from tests.samples import published_file
 
 FLAT = {
     "case_id": 7,
@@ -479,20 +479,12 @@ def test_a_text_without_its_end_is_not_sought_for_ever(
 # The data that came with the task
 
 
-def published(name: str) -> Path:
-    folder = os.environ.get("QF_DATA") or Path(__file__).parents[3] / "shared" / "data"
-    path = Path(folder) / name
-    if not path.is_file():
-        pytest.skip(f"{path} is absent: set QF_DATA to a directory that holds {name}")
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "usable", "skipped"),
     [("counterfact.json", 8000, {}), ("qaedit.json", 697, {"without a target": 3})],
 )
 def test_published_files(name: str, usable: int, skipped: dict[str, int]) -> None:
-    path = published(name)
+    path = published_file(name)
     data = read(path)
     edits = list(data.edits)
     assert len(edits) == len({edit.id for edit in edits}) == usable
@@ -508,7 +500,7 @@ def test_published_files(name: str, usable: int, skipped: dict[str, int]) -> Non
 
 
 def test_contradictions_in_published_counterfact() -> None:
-    path = published("counterfact.json")
+    path = published_file("counterfact.json")
     first: dict[str, str] = {}
     expected = sum(
         first.setdefault(record["prompt"], record["target_new"]) != record["target_new"]

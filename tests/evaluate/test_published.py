@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from qf.evaluate.run import Settings, evaluate, prepare
 from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import Model
-from tests.samples import FACTS, OTHERS, calibrate_on_little
+from tests.samples import FACTS, OTHERS, calibrate_on_little, published_file
 
 STATEMENT, QUESTION = FACTS[0]
 
@@ -165,14 +164,6 @@ def test_an_evaluation_tells_them(loaded: Loaded, monkeypatch: pytest.MonkeyPatc
 
 
 # Published files, from end to end, with a model of random weights
-
-
-def published_file(name: str) -> Path:
-    folder = os.environ.get("QF_DATA") or Path(__file__).parents[3] / "shared" / "data"
-    path = Path(folder) / name
-    if not path.is_file():
-        pytest.skip(f"{path} is absent: set QF_DATA to a directory that holds {name}")
-    return path
 
 
 ZSRE = [
