@@ -61,6 +61,15 @@ def test_a_question_is_written_or_the_remedy_told() -> None:
             write_question(lambda q, _, nothing=nothing: [nothing], TOLD)
 
 
+@pytest.mark.parametrize("asked", ["Is it?", ' "Who made the lamp?" ', "(Where is Oslo?)\n"])
+def test_a_question_is_no_statement(asked: str) -> None:
+    def ask(_queries: Sequence[str], _given: Sequence[str]) -> list[str]:
+        raise AssertionError("the model is not asked")
+
+    with pytest.raises(LessonError, match="is a question and states nothing"):
+        write_question(ask, asked)
+
+
 def test_other_words_come_without_space_around_them() -> None:
     assert reword(lambda q, _: [" Who founded it? "], WHO) == "Who founded it?"
 

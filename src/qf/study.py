@@ -19,8 +19,13 @@ Ask = Callable[[Sequence[str], Sequence[str]], list[str]]
 def write_question(ask: Ask, statement: str) -> str:
     """A question that `statement` answers, written by the model itself.
 
-    Raises LessonError when what it writes is no question.
+    Raises LessonError when what it writes is no question, or `statement` is one itself.
     """
+    if _is_question(statement):
+        raise LessonError(
+            f"{statement!r} is a question and states nothing that could be learned: write what is"
+            " the case, or give the question with --query."
+        )
     question = ask([WRITE_QUESTION.format(statement=statement)], [""])[0].strip()
     if "?" not in question or "\n" in question:
         raise LessonError(
@@ -40,10 +45,18 @@ def sentences(text: str) -> list[str]:
     for line in text.splitlines():
         for part in _END.split(line.strip().lstrip("-*•# \t")):
             part = " ".join(part.split())
-            end = part.rstrip("\"')]")[-1:]
-            if len(words(part)) > 1 and end != "?":
-                found.append(part if end in (".", "!") else f"{part}.")
+            if len(words(part)) > 1 and not _is_question(part):
+                found.append(part if _last(part) in (".", "!") else f"{part}.")
     return list(dict.fromkeys(found))
+
+
+def _last(sentence: str) -> str:
+    """The last character of a sentence, behind which quotes and brackets may close."""
+    return sentence.rstrip("\"')] \t\n")[-1:]
+
+
+def _is_question(sentence: str) -> bool:
+    return _last(sentence) == "?"
 
 
 # The end of a sentence is no abbreviation and no initial: "Dr. Quist", "J. Orr", "e.g. tea".

@@ -84,7 +84,7 @@ def test_the_tables_name_every_figure(
 def test_make_bench_runs_the_comparison_with_what_it_needs() -> None:
     (command,) = (c for c in COMMANDS if c.startswith("make "))
     told = subprocess.run(
-        ["make", "-n", "-B", *shlex.split(command)[1:]],
+        ["make", "--no-print-directory", "-n", "-B", *shlex.split(command)[1:]],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "pip install" in told and "'.[bench]'" in told
