@@ -39,6 +39,9 @@ def main() -> None:
     parser.add_argument("--solver", default=DEFAULT_SOLVER)
     parser.add_argument("--rewordings", type=int, default=REWORDINGS, help="learned of each fact")
     parser.add_argument("--no-calibrate", action="store_true")
+    parser.add_argument(
+        "--consolidate", action="store_true", help="the facts in one memory, before they are asked"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", type=int, default=0, help="wrong answers shown of each kind")
     parser.add_argument("--skip-skills", action="store_true")
@@ -68,7 +71,9 @@ def main() -> None:
             misses += [(f"{kind}: {name}", *miss) for miss in result.misses[: args.show]]
     for count in args.together:
         facts = made_up_facts(count, args.seed)
-        found = measure_together(loaded, facts, asked=args.asked, **options)
+        found = measure_together(
+            loaded, facts, asked=args.asked, consolidate=args.consolidate, **options
+        )
         results |= {f"{count} together: {name}": r.share for name, r in found.items()}
     if args.json:
         print(json.dumps(results, indent=2))

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from qf.demo.curriculum import Conversation, conversation
+from qf.demo.curriculum import Conversation, conversation, questions
 from qf.loading import load_pair
 from qf.model import Model
 
@@ -268,6 +268,8 @@ def save(
     unfinished.replace(path)
 
 
+ORDINARY = 800
+"""Questions of the curriculum that show what an exported model's learning must not disturb."""
 SHOWN = 25
 """Steps between two lines of progress."""
 
@@ -378,7 +380,7 @@ def export(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         loaded = load_pair(args.export, dtype="float32")
         learner = Model(loaded, Path(scratch) / "memory", solver="gated")
-        learner.calibrate(into=Path(args.export))
+        learner.calibrate(questions(ORDINARY, seed=0), into=Path(args.export))
     print(f"exported step {state['step']} to {args.export}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from qf.asking import Asking
+from qf.balancing import Candidate, balanced
 from qf.errors import ModelError
 from qf.memory import Fact
 from qf.recording import Recording
@@ -57,7 +58,9 @@ def consolidate(
             for k, f in facts.items()
         }
         changed = [
-            (f, tried[k].rows) for k, f in done.items() if f.consolidated != facts[k].consolidated
+            (f, tried[k].rows)
+            for k, f in done.items()
+            if f.consolidated or facts[k].consolidated  # what its rows weigh may be new
         ]
         if changed:
             remembering.led(lambda: remembering.memory.update(*changed))
@@ -66,7 +69,7 @@ def consolidate(
         consolidated=[f for f in done.values() if f.consolidated],
         gated=[f for f in done.values() if not f.consolidated],
         undisturbed=sum(same) / len(same),
-        rows=sum(f.rows for f in done.values() if f.consolidated),
+        rows=sum(r.rows.changing for r in tried.values() if r.consolidated),
         comfortable=width // 4,
     )
 
@@ -75,11 +78,12 @@ def _answered(
     asking: Asking, recording: Recording, remembering: Remembering, facts: dict[str, Fact]
 ) -> dict[str, Remembered]:
     """Install the facts in W that are answered beside one another, the others behind the gate."""
-    solved = {k: recording.solved(r) for k, r in remembering.facts.items()}
-    chosen = [k for k, r in solved.items() if r.count]
+    candidates = {k: solved(recording, r) for k, r in remembering.facts.items()}
+    in_weights = balanced(candidates, recording, remembering.install)
+    chosen = [k for k, r in in_weights.items() if r.count]
     while True:
         tried = {
-            k: solved[k] if k in chosen else recording.gated(r)
+            k: in_weights[k] if k in chosen else recording.gated(r)
             for k, r in remembering.facts.items()
         }
         remembering.install(tried)
@@ -87,3 +91,11 @@ def _answered(
         if holding == chosen:
             return tried
         chosen = holding
+
+
+def solved(recording: Recording, known: Remembered) -> Candidate:
+    """The fact with the rows that it takes to be answered from W."""
+    if known.lesson.image:  # which is not there to be shown again
+        return Candidate(replace(known, held=known.rows, consolidated=True))
+    rows, sequences = recording.whole(known)
+    return Candidate(replace(known, held=rows, consolidated=True), tuple(sequences))

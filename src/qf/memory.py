@@ -90,6 +90,11 @@ class FactRows:
         assert self.keys.ndim == self.deltas.ndim == 2 and self.significance.ndim == 1
         assert len(self.keys) == len(self.deltas) == len(self.significance)
 
+    @property
+    def changing(self) -> int:
+        """How many of the rows ask for a change: what they take of W's columns, and of a rank."""
+        return int((self.deltas.any(1) & (self.significance > 0)).sum())
+
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors, those that are None left out."""
         named = {"keys": self.keys, "deltas": self.deltas, "significance": self.significance}

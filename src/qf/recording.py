@@ -16,9 +16,21 @@ from qf.asking import Asking, Place
 from qf.calibrator import Calibrator
 from qf.lesson import AlignedTokens, Lesson, Significance, check_fits, pair
 from qf.memory import Fact, FactRows
-from qf.method.passes import Rows, pooled, rows, rows_batch, still_needed
+from qf.method.passes import (
+    TOGETHER,
+    Rows,
+    pooled,
+    record,
+    rows,
+    rows_batch,
+    still_needed,
+)
 from qf.remembered import Remembered
 from qf.solving import Solver
+
+KEPT = 0.1
+"""The significance of a token that the model gives anyway, and is to go on giving: its row asks for
+no change. Without such rows one fact in ten disturbs its own answer."""
 
 OnStep = Callable[[str, Any], None]
 """Told of the steps of a learn, by name: "question" with the Lesson, "rewordings" with the other
@@ -80,7 +92,8 @@ class Recording:
         """QF-instruct and QF-update, under the base weights.
 
         Behind a gate every token of the answer has its row, those that are left free as well, and
-        the pass is cut off in layer i: which tokens the model gives anyway makes no difference.
+        the pass is cut off in layer i: which tokens the model gives anyway makes no difference. So
+        it has where these are to be kept in the weights (see `keeping`).
         """
         if gated and significance == "auto":
             significance = None
@@ -96,7 +109,7 @@ class Recording:
                 update,
                 significance,
                 pad_id=self.asking.generator.pad_id,
-                free=gated,
+                free=gated or (significance == "auto" and self.solver.keeps),
                 logits=logits,
             )
 
@@ -108,13 +121,13 @@ class Recording:
         What is needed is told by the weights that the lesson's own rows alone give, so that other
         facts play no part in it. These may be left in place: let the caller say what acts next.
         """
-        parts = [found]
+        parts = [keeping(found) if self.solver.keeps else found]
         first, *places = self.asking.places()
         asked = [(replace(lesson, query=other), first) for other in others]
         asked += [(lesson, place) for place in places]
         if asked:
             pairs = [self.pair(each, rehearsed, place) for each, place in asked]
-            self.asking.acting.put(self.solver.solve([stored([found])]))
+            self.asking.acting.put(self.solver.solve([stored(parts)]))
             where = self.asking.loaded.transformer, self.asking.family, self.asking.layer
             pad_id = self.asking.generator.pad_id
             updates = still_needed(*where, [u for _, u in pairs], pad_id=pad_id)
@@ -141,18 +154,46 @@ class Recording:
             transformer = self.asking.loaded.transformer
             return pooled(transformer, self.asking.family, [gate.layer], spans)[0]
 
-    def solved(self, known: Remembered) -> Remembered:
-        """The fact with the rows that it takes to be answered from W."""
-        if known.consolidated:
-            return known
-        if known.lesson.image:  # which is not there to be shown again
-            return replace(known, held=known.rows, consolidated=True)
-        for _, rehearsed, significance in attempts(known.lesson.significance, gated=False):
-            found = self.record(known.lesson, rehearsed, significance, gated=False)
-            if found.open_book_agrees is not False:
+    def whole(self, known: Remembered) -> tuple[FactRows, list[AlignedTokens]]:
+        """A row for every token of the answer in each wording and place, and whose rows these are.
+
+        The sequences are those of QF-update, in order. The lesson is rehearsed where the open-book
+        pass would not have given its answer otherwise.
+        """
+        first, *places = self.asking.places()
+        lesson, where = known.lesson, (self.asking.loaded.transformer, self.asking.family)
+        asked = [(replace(lesson, query=query), first) for query in known.wordings]
+        asked += [(lesson, place) for place in places]
+        plain = [lesson.significance] * len(asked)
+        for rehearsed in (False, True):
+            pairs = [self.pair(each, rehearsed, place) for each, place in asked]
+            for sequence in pairs[0]:
+                check_fits(sequence, self.asking.generator.context)
+            with self.asking.acting.base():
+                found = rows_batch(
+                    *where,
+                    self.asking.layer,
+                    pairs,
+                    plain,
+                    pad_id=self.asking.generator.pad_id,
+                    free=True,
+                    logits=True,
+                )
+            if found[0].open_book_agrees:
                 break
-        rows = self.for_weights(known.lesson, known.others, rehearsed, found)
-        return replace(known, held=rows, consolidated=True)
+        if lesson.significance == "auto":
+            found = [keeping(rows) for rows in found]
+        return stored(found), [update for _, update in pairs]
+
+    def probabilities(self, sequences: Sequence[AlignedTokens]) -> torch.Tensor:
+        """What W, as it is now, gives each of the sequences' tokens, one after another: (n,)."""
+        where = self.asking.loaded.transformer, self.asking.family, self.asking.layer
+        found: list[torch.Tensor] = []
+        for first in range(0, len(sequences), TOGETHER):
+            batch = sequences[first : first + TOGETHER]
+            seen = record(*where, batch, pad_id=self.asking.generator.pad_id, logits=True)
+            found += [s.probability.cpu() for s in seen if s.probability is not None]
+        return torch.cat(found)
 
     def gated(self, known: Remembered) -> Remembered:
         """The fact with the rows that it takes to act behind the gate."""
@@ -192,6 +233,16 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         found.append(text[len(shown) :])
         shown = text
     return found
+
+
+def keeping(rows: Rows) -> Rows:
+    """The rows, those that were left free asking for no change, with the significance KEPT."""
+    free = rows.significance == 0
+    return replace(
+        rows,
+        deltas=rows.deltas.masked_fill(free[:, None], 0),
+        significance=rows.significance.masked_fill(free, KEPT),
+    )
 
 
 def stored(parts: Sequence[Rows]) -> FactRows:

@@ -6,13 +6,15 @@ they act behind the gate. Memory and weights stay as they are, but for an import
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qf.asking import Asking
+from qf.balancing import balanced
+from qf.consolidate import solved
 from qf.errors import ModelError
 from qf.export import (
     Exported,
@@ -32,6 +34,7 @@ from qf.method.solve import Update
 from qf.qf_memory import fingerprint
 from qf.recall import Recall
 from qf.recording import Recording
+from qf.remembered import Remembered
 from qf.remembering import Remembering
 from qf.solving import Solver
 
@@ -150,8 +153,9 @@ class Transfer:
         facts, now = self.remembering.selected(names), self.asking.acting
         with now.nothing_gated():
             known = {k: self.remembering.facts[k] for k in facts}
-            if self.solver.gated:
-                known = {k: self.recording.solved(r) for k, r in known.items()}
+            if self.solver.gated and not all(r.consolidated for r in known.values()):
+                found = {k: solved(self.recording, r) for k, r in known.items()}
+                known = balanced(found, self.recording, self._in_weights)
             chosen = [k for k, r in known.items() if r.count]
             while (update := self.solver.solve([known[k].rows for k in chosen])) is not None:
                 now.put(update)
@@ -171,10 +175,14 @@ class Transfer:
         return Leaving(
             update,
             [facts[k] for k in chosen],
-            [known[k].count for k in chosen],
+            [known[k].rows.changing for k in chosen],
             [f for k, f in facts.items() if k not in chosen],
             [facts[k] for k in chosen if k not in holding],
         )
+
+    def _in_weights(self, known: Mapping[str, Remembered]) -> None:
+        """Let these facts act in W, and the memory know nothing of it."""
+        self.asking.acting.put(self.solver.solve([r.rows for r in known.values()]))
 
     def _modules(self, gate_layer: int) -> dict[str, str]:
         """The names of the modules that a gated file acts in, and is addressed by."""

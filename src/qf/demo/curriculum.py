@@ -93,6 +93,25 @@ _QUESTION_WORDS = {"Who", "What", "Where", "When", "Which", "How", "By", "In", "
 _CONTRACTED = re.compile(r"^(Who|What|Where|When|How) is\b")
 
 
+STRANGERS = 3
+
+
+def questions(count: int, seed: int) -> list[str]:
+    """Questions as they are asked of the model when nothing is told: a quarter that it knows.
+
+    What it does not know is the easier disturbed: there are STRANGERS of those for each it knows.
+    """
+    rng = random.Random(f"questions/{seed}")
+    asked = []
+    while len(asked) < count:
+        stranger = len(asked) % (STRANGERS + 1)
+        fact = any_fact(rng) if stranger else rng.choice(known_facts())
+        question = ask(rng, fact)
+        if not RESERVED.search(question):
+            asked.append(question)
+    return asked
+
+
 def reworded(fact: WorldFact, wording: int) -> str:
     """The next of the fact's first wordings: asking again and again visits these.
 

@@ -261,13 +261,15 @@ def measure_together(
     solver: str = DEFAULT_SOLVER,
     rewordings: int = REWORDINGS,
     calibrate: bool = True,
+    consolidate: bool = False,
     around: int = 300,
     asked: int | None = None,
     seed: int = 1,
 ) -> dict[str, Result]:
     """Teach all facts to one memory, then ask for each and for `around` other things.
 
-    `asked` of them, spread over all, are asked for where that is fewer.
+    `asked` of them, spread over all, are asked for where that is fewer. With `consolidate` they
+    move from behind the gate into W before that.
     """
     rng = random.Random(f"around/{seed}")
     taught = {f.subject.casefold() for f in facts}
@@ -284,6 +286,8 @@ def measure_together(
         )
         for fact, others in zip(facts, wordings, strict=True):
             model.learn(fact.statement, fact.question, fact.answer, rewordings=others, verify=False)
+        if consolidate:
+            model.consolidate()
         facts = facts[:: max(1, len(facts) // asked)] if asked else facts
         questions = [f.question for f in facts]
         same = model.ask_many(questions)
