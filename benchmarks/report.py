@@ -18,7 +18,7 @@ from qf.evaluate.metrics import harmonic_mean
 Header: TypeAlias = Mapping[str, Any]
 
 OURS = "gated"
-QF = "paper", "joint", "gated"
+QF = "paper", "joint", "gated", "consolidated"
 SHARES = {
     "same": "same words",
     "same_exact": "exactly",
@@ -469,6 +469,7 @@ _LOOKS = {
     "paper": ("#E69F00", "v", "-"),
     "joint": ("#D55E00", "^", "-"),
     "gated": ("#0072B2", "o", "-"),
+    "consolidated": ("#0072B2", "^", "--"),
     "finetune": ("#009E73", "D", "--"),
     "lora": ("#009E73", "P", ":"),
     "grace": ("#CC79A7", "X", "--"),

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from benchmarks.baselines import METHODS as BASELINES
 from benchmarks.baselines import Baseline, Taught, method
-from qf.evaluate.run import WARM_UP, Bench, Told, learn, warm_up
+from qf.evaluate.run import CONSOLIDATED, WARM_UP, Bench, Told, learn, solver_of, warm_up
 from qf.model import MAX_TOKENS
 
 
@@ -44,6 +44,12 @@ METHODS = {
     "paper": Method("Eq. 3 of the paper, in the weights"),
     "joint": Method("all rows in the weights at once, protected", reworded=True),
     "gated": Method("each fact behind its gate: the default of `qf learn`", reworded=True),
+    CONSOLIDATED: Method(
+        "the gated facts moved into the weights; what is not answered there stays gated",
+        reworded=True,
+        together=True,
+        trial=32,
+    ),
     "finetune": Method("AdamW on W", reworded=True, together=True, trial=32),
     "lora": Method("an adapter of W", reworded=True, together=True, trial=32, needs="peft"),
     "grace": Method("a codebook beside W", reworded=True),
@@ -79,21 +85,31 @@ class Teacher(Protocol):
 
 
 class Ours:
-    """A qf model with an empty memory, warmed up, until `undo` throws the memory away."""
+    """A qf model with an empty memory, warmed up, until `undo`; to teach again opens another."""
 
-    def __init__(self, bench: Bench, solver: str) -> None:
-        self._open = ExitStack()
-        self.model = self._open.enter_context(bench.opened(solver))
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.name, self._bench, self._open = name, bench, ExitStack()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ended = False
+        self.model = self._open.enter_context(self._bench.opened(solver_of(self.name)))
         warm_up(self.model)
         self.ask_many = self.model.ask_many
 
     def teach(self, lessons: Sequence[Told]) -> int:
         """Learn one fact after the other."""
-        return sum(not learn(self.model, lesson) for lesson in lessons)
+        if self._ended:
+            self._begin()
+        failed = sum(not learn(self.model, lesson) for lesson in lessons)
+        if self.name == CONSOLIDATED:
+            self.model.consolidate()
+        return failed
 
     def undo(self) -> None:
-        """Close the model: its weights are the base weights again."""
+        """Close the model: its weights are the base weights again, and the memory is gone."""
         self._open.close()
+        self._ended = True
 
 
 class Other:

@@ -20,7 +20,7 @@ from qf.remembered import Remembered
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fact as it is to be in W, and the closed-book sequences whose tokens its rows are, in order.
+    """A fact as it is to be in W, and the closed-book sequences that its rows are of, in order.
 
     Without sequences, its rows weigh what they weigh.
     """

@@ -102,7 +102,7 @@ def questions(count: int, seed: int) -> list[str]:
     What it does not know is the easier disturbed: there are STRANGERS of those for each it knows.
     """
     rng = random.Random(f"questions/{seed}")
-    asked = []
+    asked: list[str] = []
     while len(asked) < count:
         stranger = len(asked) % (STRANGERS + 1)
         fact = any_fact(rng) if stranger else rng.choice(known_facts())

@@ -5,6 +5,8 @@
     paper     Eq. 3 of the paper, the facts' own words only
     joint     all facts in the weights at once, protected, in other words as well
     gated     each fact behind its gate, in other words as well
+    consolidated
+              the same, moved into the weights in the end; what is not answered there stays gated
 
 Answers are what a user sees: generated greedily through the chat template, right where they hold
 the target. Knows models and data; prints nothing.
@@ -49,7 +51,15 @@ from qf.model import REWORDINGS, Model
 Figures: TypeAlias = dict[str, float | int | None]
 Say: TypeAlias = Callable[[str], object]
 
-METHODS = {"none": 0, "prompt": 0, "paper": 0, "joint": REWORDINGS, "gated": REWORDINGS}
+CONSOLIDATED = "consolidated"
+METHODS = {
+    "none": 0,
+    "prompt": 0,
+    "paper": 0,
+    "joint": REWORDINGS,
+    "gated": REWORDINGS,
+    CONSOLIDATED: REWORDINGS,
+}
 """How many other wordings of its question the model writes and learns with each fact."""
 
 GENERATED = "generated"
@@ -315,7 +325,7 @@ class Bench:
                 others = self._published(model, untaught, answers, told)
             return figures(self.material, before, answers, Teaching(), peak.megabytes) | others
         lessons, seconds = self.lessons(reworded=METHODS[method] > 0)
-        with self.opened(method) as model:
+        with self.opened(solver_of(method)) as model:
             warm_up(model)
             with Peak(self.device) as peak:
                 teaching = self._teach(model, method, lessons)
@@ -342,6 +352,11 @@ class Bench:
             seconds += time.perf_counter() - started
             if self.settings.immediate:
                 immediate.append(model.ask(lesson[0].query))
+        if method == CONSOLIDATED:
+            self.say(f"{method}: moving {len(lessons)} facts into the weights ...")
+            started = time.perf_counter()
+            model.consolidate()
+            seconds += time.perf_counter() - started
         return Teaching(seconds, not_learned, immediate if self.settings.immediate else None)
 
     def _ask(self, model: Model, told: bool = False) -> Answers:
@@ -431,6 +446,11 @@ class Bench:
             Model(self.loaded, Path(scratch) / "memory", solver=solver, **options) as model,
         ):
             yield model
+
+
+def solver_of(method: str) -> str:
+    """The solver that one of METHODS learns with."""
+    return "gated" if method == CONSOLIDATED else method
 
 
 def learn(model: Model, lesson: Told) -> bool:

@@ -26,8 +26,8 @@ from qf.method.passes import record
 RANK = 256  # directions that are kept: 5 MB for the 8,960 dimensions of Qwen2.5-1.5B
 POSITIONS = 4096  # that are looked at
 # Times the mean diagonal of C, for one fact; it is lowered for many (qf.solving). The lower, the
-# less strangers are disturbed, and the less a fact reaches other wordings: on the embedded model 0.1
-# keeps 100 % of the strangers and answers 71 % of the other wordings, 8 keeps 98 and answers 90.
+# less strangers are disturbed, and the less a fact reaches other wordings: on the embedded model
+# 0.1 keeps 100 % of the strangers and answers 71 % of the other wordings, 8 keeps 98, answers 90.
 FLOOR = 8.0
 BLOCK = 512  # rows that are held in float64 at a time
 TOGETHER = 16  # sequences in one pass

@@ -1,0 +1,129 @@
+"""Facts that move into W: as they are weighed there, so they are kept, and so they leave."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qf.loading import Loaded
+from qf.model import Model
+from tests.samples import FACTS, calibrate_on_little
+
+Build = Callable[..., Model]
+
+
+@pytest.fixture
+def build(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
+    """Build `build(memory, **options)`: a random model that gates its facts."""
+    calibrate_on_little(monkeypatch)
+    models = []
+
+    def new(memory: str = "memory", **options: Any) -> Model:
+        loaded = Loaded(*speaker(seed=5, num_hidden_layers=4), "speaker")
+        models.append(Model(loaded, tmp_path / memory, **{"solver": "gated", **options}))
+        return models[-1]
+
+    yield new
+    for model in models:
+        model.close()
+
+
+def weights(model: Model) -> Tensor:
+    return model.transformer.model.layers[model.layer].mlp.down_proj.weight.detach().clone()
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    return ((one - other).norm() / other.norm()).item()
+
+
+def teach(model: Model, facts: Any = FACTS) -> list[str]:
+    return [model.learn(s, q, rewordings=0, verify=False).id for s, q in facts]
+
+
+def kept_weights(model: Model) -> dict[str, Tensor]:
+    return {f.id: model.fact(f.id)[1].significance for f in model.facts()}
+
+
+def test_every_token_of_the_answer_has_a_row_and_some_ask_for_no_change(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qf.method.passes.AUTO_BELOW", 0.02)  # a random model is never sure
+    model = build()
+    teach(model)
+    done = model.consolidate()
+    assert done.consolidated
+    kept = 0
+    for fact in done.consolidated:
+        stored, rows = model.fact(fact.id)
+        ids = model.tokenizer(fact.answer, add_special_tokens=False).input_ids
+        assert stored.rows == len(rows.keys) == len(ids) + 1 and rows.outputs is None
+        kept += len(rows.keys) - rows.changing
+    update = model.update()
+    assert update is not None and update.rank == done.rows
+    assert done.rows == sum(model.fact(f.id)[1].changing for f in done.consolidated)
+    assert kept > 0 and done.rows + kept == sum(f.rows for f in done.consolidated)
+
+
+def test_what_the_rows_weigh_is_kept(build: Build) -> None:
+    model = build()
+    teach(model)
+    done = model.consolidate()
+    assert done.consolidated
+    # A random model is never sure, so that the rows were weighed anew.
+    assert all(kept_weights(model)[f.id].max() > 2 for f in done.consolidated)
+    now = weights(model)
+    model.close()
+    again = build()
+    assert again.update() is not None and apart(weights(again), now) < 1e-6
+
+
+def test_facts_that_were_there_are_weighed_again_beside_new_ones(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build()
+    teach(model, FACTS[:2])
+    first = model.consolidate().consolidated
+    before = kept_weights(model)
+    assert all(before[f.id].max() > 2 for f in first)  # a random model is never sure
+    monkeypatch.setattr("qf.method.reweigh.SAID", 0.0)
+    teach(model, FACTS[2:])
+    both = {f.id for f in model.consolidate().consolidated} & {f.id for f in first}
+    after = kept_weights(model)
+    assert both and all(not torch.equal(before[k], after[k]) for k in both)
+    now = weights(model)
+    model.close()
+    assert apart(weights(build()), now) < 1e-6
+
+
+def test_consolidated_twice_nothing_is_changed(build: Build) -> None:
+    model = build()
+    teach(model)
+    done = model.consolidate()
+    now = weights(model)
+    again = model.consolidate()
+    assert [f.id for f in again.consolidated] == [f.id for f in done.consolidated]
+    assert apart(weights(model), now) < 1e-6
+
+
+def test_what_leaves_from_behind_the_gate_is_what_consolidation_gives(
+    build: Build, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    model = build()
+    teach(model)
+    base = weights(model)
+    model.export_lora(tmp_path / "gated")
+    assert torch.equal(weights(model), base)
+    model.consolidate()
+    model.export_lora(tmp_path / "consolidated")
+    changes = []
+    for name in ("gated", "consolidated"):
+        tensors = load_file(tmp_path / name / "adapter_model.safetensors")
+        (A,) = (x for k, x in tensors.items() if "lora_A" in k)
+        (B,) = (x for k, x in tensors.items() if "lora_B" in k)
+        changes.append(B.double() @ A.double())
+    assert changes[1].norm() > 0 and apart(changes[0], changes[1]) < 1e-5
