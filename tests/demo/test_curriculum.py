@@ -12,6 +12,7 @@ from qf.demo.curriculum import (
     Conversation,
     ask,
     conversation,
+    questions,
     reworded,
 )
 from qf.demo.relations import KNOWN, any_fact, known_facts
@@ -95,3 +96,12 @@ def test_asking_for_other_words_again_and_again_visits_the_first_wordings() -> N
             wording = questions.index(seen[-1])
         assert set(seen) == set(questions[:REWORDED])
         assert all(reworded(fact, i) != question for i, question in enumerate(questions))
+
+
+def test_ordinary_questions_are_about_what_is_known_and_more_about_what_is_not() -> None:
+    asked = questions(2000, seed=3)
+    assert asked == questions(2000, seed=3) != questions(2000, seed=4)
+    assert not any(PAPERS.search(question) for question in asked)
+    known = sum(any(f.x in q for f in known_facts()) for q in asked)
+    assert 0.24 < known / len(asked) < 0.3
+    assert len(set(asked)) > 0.9 * len(asked)

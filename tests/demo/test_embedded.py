@@ -13,11 +13,13 @@ import torch
 from qf.calibrator import Calibrator
 from qf.cli import main
 from qf.demo import table
+from qf.demo.curriculum import questions
 from qf.demo.measure import (
     SKILLS,
     made_up_facts,
     measure_skills,
     measure_teaching,
+    measure_together,
     unseen_facts,
 )
 from qf.loading import Loaded, embedded_path, load_pair
@@ -101,6 +103,8 @@ def test_facts_written_by_hand_are_learned_alone(embedded: Loaded) -> None:
     assert shares["known before, still right"].share >= 0.97
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_calibrations_that_it_brings_are_its_own(
     embedded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +116,7 @@ def test_the_calibrations_that_it_brings_are_its_own(
             patched.setattr(Calibrator, "measure_traffic", not_measured)
             patched.setattr(Calibrator, "measure_gate", not_measured)
             brought, gate = model._calibrator.traffic(), model.gate
-        made = model.calibrate()
+        made = model.calibrate(questions(800, seed=0))
         again = model.gate
     assert brought is not None and len(made.moments) == len(brought.moments) == 256
     x = torch.randn(20, 1536, generator=torch.Generator().manual_seed(0))
@@ -120,6 +124,15 @@ def test_the_calibrations_that_it_brings_are_its_own(
     assert gate is not again and gate.layer == again.layer
     assert abs(gate.threshold - again.threshold) < 0.01
     assert (gate.address(x) * again.address(x)).sum(1).min() > 0.98
+
+
+def test_many_facts_are_held_in_the_weights(embedded: Loaded) -> None:
+    facts = made_up_facts(20, seed=21)
+    shares = measure_together(embedded, facts, consolidate=True, around=80)
+    assert shares["same words"].share >= 0.95
+    assert shares["other words"].share >= 0.55
+    assert shares["known before, still right"].share >= 0.90
+    assert shares["strangers, still unknown"].share >= 0.75
 
 
 def test_other_words_are_learned_too(embedded: Loaded) -> None:
