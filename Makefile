@@ -12,6 +12,8 @@ DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
 PYTHON ?=
 ARGS ?=
+# Two files of tests at a time: each test has one thread, and a file's tests share what they load.
+SPREAD := -n 2 --dist loadfile
 
 DEV_TARGETS := test test-all lint types format
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
@@ -29,10 +31,10 @@ demo: $(MOST) ## Teach a small model its first fact: Table 1 of the paper
 	@$(BIN)/qf demo $(ARGS)
 
 test: $(DEV) ## Run the tests, without the slow ones
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) -m "not slow" $(ARGS)
 
 test-all: $(DEV) ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 lint: $(DEV) ## Check format and style
 	@$(BIN)/ruff format --check .

@@ -105,11 +105,16 @@ def forking(tmp_path: Path) -> Iterator[Any]:
     process.wait(60)
 
 
-def survives(base: Model, forking: Any, directory: Path, rounds: int) -> int:
-    """Kill a server in each round; return how many facts were acknowledged in all."""
+def survives(base: Model, forking: Any, directory: Path, rounds: int, least: int) -> int:
+    """Kill a server in each round; return how many facts were acknowledged in all.
+
+    On a machine so busy that hardly any is before the kill, there are up to ten times the rounds.
+    """
     pick, acknowledged = random.Random(7), 0
     there: set[str] = set()
-    for number in range(rounds):
+    for number in range(10 * rounds):
+        if number >= rounds and acknowledged > least:
+            break
         forking.stdin.write("\n")
         forking.stdin.flush()
         child, port = map(int, forking.stdout.readline().split())
@@ -139,10 +144,10 @@ def survives(base: Model, forking: Any, directory: Path, rounds: int) -> int:
 
 
 def test_what_was_acknowledged_survives_a_kill(base: Model, forking: Any, tmp_path: Path) -> None:
-    assert survives(base, forking, tmp_path, 6) > 2
+    assert survives(base, forking, tmp_path, 6, 2) > 2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_it_survives_three_hundred(base: Model, forking: Any, tmp_path: Path) -> None:
-    assert survives(base, forking, tmp_path, 300) > 200
+    assert survives(base, forking, tmp_path, 300, 200) > 200
