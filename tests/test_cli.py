@@ -769,8 +769,11 @@ def test_consolidate_moves_facts_into_the_weights(
     (fact,) = document("facts")
     assert fact["consolidated"] and document("ask", QUESTION)["answer"] == TOLD
     code, printed, _ = run("consolidate")
-    assert code == 0 and "In the weights: 1 facts; behind the gate: 0." in printed
+    assert code == 0 and "In the weights: 1 fact; behind the gate: 0." in printed
     assert "in the weights" in run("facts")[1]
+    beside = document("consolidate", "--apply", "branch")
+    assert beside["consolidated"] == [fact["id"]]
+    assert document("ask", QUESTION, "--apply", "branch")["answer"] == TOLD
 
 
 # Export and import

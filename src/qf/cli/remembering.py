@@ -9,7 +9,7 @@ from rich.text import Text
 
 from qf.cli.opening import opened
 from qf.cli.options import Choice, Json, Solver, choosing, example
-from qf.cli.say import columns, progress, say, say_facts, say_json, say_table
+from qf.cli.say import columns, counted, progress, say, say_facts, say_json, say_table
 from qf.errors import QFError
 
 commands = typer.Typer()
@@ -70,7 +70,9 @@ def forget(
 
 
 @commands.command(epilog=example("qf consolidate"))
-@choosing("memory", "layer", "systems", "tools", "thinking", preset=Choice(solver=Solver.gated))
+@choosing(
+    "memory", "layer", "systems", "tools", "thinking", "apply", preset=Choice(solver=Solver.gated)
+)
 def consolidate(*, choice: Choice, as_json: Json = False) -> None:
     """Move the facts behind the gate into the weights: all that are still answered there."""
     with opened(choice) as teacher, progress("Consolidating ..."):
@@ -80,7 +82,7 @@ def consolidate(*, choice: Choice, as_json: Json = False) -> None:
         stayed = {"gated": [f.id for f in done.gated], "undisturbed": done.undisturbed}
         say_json({**moved, **stayed, "rows": done.rows, "comfortable_rows": done.comfortable})
     else:
-        say(f"In the weights: {len(done.consolidated)} facts; behind the gate: {len(done.gated)}.")
+        say(f"In the weights: {counted(done.consolidated)}; behind the gate: {len(done.gated)}.")
         say(f"{done.undisturbed:.0%} of everyday questions are answered as before.")
         say_facts(done.gated)
         if done.rows > done.comfortable:
