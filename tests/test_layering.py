@@ -52,6 +52,7 @@ PARTS = [
     "qf.recording",
     "qf.remembering",
     "qf.learning",
+    "qf.balancing",
     "qf.consolidate",
     "qf.transfer",
 ]
