@@ -451,7 +451,9 @@ class Model:
 
         Their rows are weighed against one another (`qf.balancing`), with some forward passes over
         each fact in each wording. Facts consolidated earlier that are not answered beside the new
-        ones go back behind the gate. Raises ModelError where the solver is not "gated", and MemoryFault.
+        ones go back behind the gate.
+
+        Raises ModelError where the solver is not "gated", and MemoryFault.
         """
         check_gated(self.solver)
         with self._lock:
