@@ -83,24 +83,24 @@ class Teacher(Protocol):
     def undo(self) -> None:
         """Forget everything."""
 
+    def again(self) -> None:
+        """Be ready to teach once more, after `undo`."""
+
 
 class Ours:
-    """A qf model with an empty memory, warmed up, until `undo`; to teach again opens another."""
+    """A qf model with an empty memory, warmed up, until `undo`; `again` opens another."""
 
     def __init__(self, bench: Bench, name: str) -> None:
         self.name, self._bench, self._open = name, bench, ExitStack()
         self._begin()
 
     def _begin(self) -> None:
-        self._ended = False
         self.model = self._open.enter_context(self._bench.opened(solver_of(self.name)))
         warm_up(self.model)
         self.ask_many = self.model.ask_many
 
     def teach(self, lessons: Sequence[Told]) -> int:
         """Learn one fact after the other."""
-        if self._ended:
-            self._begin()
         failed = sum(not learn(self.model, lesson) for lesson in lessons)
         if self.name == CONSOLIDATED:
             self.model.consolidate()
@@ -109,7 +109,10 @@ class Ours:
     def undo(self) -> None:
         """Close the model: its weights are the base weights again, and the memory is gone."""
         self._open.close()
-        self._ended = True
+
+    def again(self) -> None:
+        """Open another model with an empty memory."""
+        self._begin()
 
 
 class Other:
@@ -120,6 +123,9 @@ class Other:
         statement, query, answer = WARM_UP  # what is measured once per model is measured here
         baseline.teach([Taught(statement, query, answer)])
         baseline.undo()
+
+    def again(self) -> None:
+        """Nothing is missing."""
 
     def teach(self, lessons: Sequence[Told]) -> int:
         """Teach all at once where the method can."""

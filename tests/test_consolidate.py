@@ -1,6 +1,7 @@
 """Facts that move into W: as they are weighed there, so they are kept, and so they leave."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from qf.errors import ModelError
 from qf.loading import Loaded
 from qf.model import Model
+from qf.recording import Recording
 from tests.samples import FACTS, calibrate_on_little
 
 Build = Callable[..., Model]
@@ -127,3 +130,60 @@ def test_what_leaves_from_behind_the_gate_is_what_consolidation_gives(
         (B,) = (x for k, x in tensors.items() if "lora_B" in k)
         changes.append(B.double() @ A.double())
     assert changes[1].norm() > 0 and apart(changes[0], changes[1]) < 1e-5
+
+
+def test_another_process_follows_what_rows_weigh(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = build()
+    teach(one, FACTS[:2])
+    one.consolidate()
+    other = build()
+    other.ask(FACTS[0][1])
+    assert apart(weights(other), weights(one)) < 1e-6
+    teach(one, FACTS[2:])
+    monkeypatch.setattr("qf.method.reweigh.SAID", 0.0)
+    one.consolidate()
+    other.ask(FACTS[0][1])
+    assert apart(weights(other), weights(one)) < 1e-6
+
+
+def test_what_the_model_says_anyway_needs_no_adapter(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(solver="joint")
+    with monkeypatch.context() as patched:
+        patched.setattr("qf.method.passes.AUTO_BELOW", 0.0)  # all is said anyway
+        (said,) = teach(model, FACTS[:1])
+    with pytest.raises(ModelError, match="gives the answers of these facts anyway"):
+        model.export_lora(tmp_path / "none")
+    with pytest.raises(ModelError, match="gives the answers of these facts anyway"):
+        model.export_lora(tmp_path / "none", each=True)
+    assert not (tmp_path / "none").exists()
+    (learned,) = teach(model, FACTS[1:2])
+    done = model.export_lora(tmp_path / "each", each=True)
+    assert {f.id for f in done.facts} == {said, learned} and done.rank > 0
+    assert {p.name for p in (tmp_path / "each").iterdir()} == {learned, "qf.json"}
+
+
+def test_rows_that_lead_elsewhere_are_left_out(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build()
+    (statement, question), other = FACTS[0], "Tell me of Zorvan."
+    model.learn(statement, question, rewordings=[other], verify=False)
+    whole, asked = Recording._every_token, []
+
+    def fails(self: Any, lesson: Any, place: Any, rehearsed: bool) -> Any:
+        asked.append((lesson.query, rehearsed))
+        rows, update = whole(self, lesson, place, rehearsed)
+        agrees = lesson.query != other and rehearsed
+        return replace(rows, open_book_agrees=agrees), update
+
+    monkeypatch.setattr(Recording, "_every_token", fails)
+    model.consolidate()
+    assert asked == [(question, False), (question, True), (other, False), (other, True)]
+    (fact,) = model.facts()
+    found, _ = model._recording.whole(model._remembering.facts[fact.id])
+    half = len(found.keys) // 2
+    assert (found.significance[:half] > 0).all() and not found.significance[half:].any()

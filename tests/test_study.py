@@ -70,6 +70,13 @@ def test_a_question_is_no_statement(asked: str) -> None:
         write_question(ask, asked)
 
 
+@pytest.mark.parametrize(
+    "stated", ['Qi wrote "What is life?"', "The motto of Zorvan is 'Quo vadis?'", "Is it? It is."]
+)
+def test_a_statement_may_quote_a_question(stated: str) -> None:
+    assert write_question(lambda _q, _i: [WHO], stated) == WHO
+
+
 def test_other_words_come_without_space_around_them() -> None:
     assert reword(lambda q, _: [" Who founded it? "], WHO) == "Who founded it?"
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from qf.asking import Asking
 from qf.balancing import Candidate, balanced
 from qf.errors import ModelError
@@ -57,11 +59,8 @@ def consolidate(
             k: replace(f, consolidated=tried[k].consolidated, rows=tried[k].count)
             for k, f in facts.items()
         }
-        changed = [
-            (f, tried[k].rows)
-            for k, f in done.items()
-            if f.consolidated or facts[k].consolidated  # what its rows weigh may be new
-        ]
+        was = remembering.facts
+        changed = [(f, tried[k].rows) for k, f in done.items() if _changed(was[k], tried[k])]
         if changed:
             remembering.led(lambda: remembering.memory.update(*changed))
     remembering.adopt(tried)
@@ -99,3 +98,11 @@ def solved(recording: Recording, known: Remembered) -> Candidate:
         return Candidate(replace(known, held=known.rows, consolidated=True))
     rows, sequences = recording.whole(known)
     return Candidate(replace(known, held=rows, consolidated=True), tuple(sequences))
+
+
+def _changed(was: Remembered, now: Remembered) -> bool:
+    """Whether a fact moved, or its rows in W are others, or weigh something else."""
+    if not now.consolidated or not was.consolidated:
+        return now.consolidated != was.consolidated
+    pairs = zip(was.rows.tensors().values(), now.rows.tensors().values(), strict=False)
+    return was.count != now.count or not all(torch.equal(a, b) for a, b in pairs)

@@ -300,13 +300,11 @@ class Memory:
         """Replace what is remembered of the facts of these ids, and their rows, all at once."""
         for fact, rows in facts:
             assert fact.rows == len(rows.keys), "a fact names the number of its rows"
-            self.get(fact.id)  # what is not there is refused before anything is created
+        self._all_there(self.facts(), facts)  # before anything is created
         with self._writing() as database:
-            held = self._facts(database)
+            self._all_there(self._facts(database), facts)
             for fact, rows in facts:
-                known, content = self._find(held, fact.id), _pack(rows)
-                assert known.id == fact.id, "an update keeps the id"
-                record = _record(fact)
+                content, record = _pack(rows), _record(fact)
                 database.execute("UPDATE facts SET record = ? WHERE id = ?", (record, fact.id))
                 database.execute(
                     f"UPDATE tensors SET sha256 = ?, content = ? WHERE position = {_POSITION}",
@@ -388,6 +386,14 @@ class Memory:
             return [fact_of(field) for field in fields]
         except (KeyError, TypeError, ValueError) as error:
             raise self._database.damaged(error) from error
+
+    def _all_there(self, held: list[Fact], wanted: Iterable[tuple[Fact, FactRows]]) -> None:
+        """Raise MemoryFault where a fact is not among those that are held, by its whole id."""
+        ids = {fact.id for fact in held}
+        for fact, _ in wanted:
+            if fact.id not in ids:
+                self._find(held, fact.id)
+                assert fact.id in ids, "an update keeps the id"
 
     def _find(self, facts: list[Fact], name: str) -> Fact:
         found = [fact for fact in facts if fact.id == name]

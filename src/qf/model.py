@@ -428,7 +428,7 @@ class Model:
     ) -> list[LearnedToken]:
         """The tokens of an answer and the end of its turn, with what the rows changed of each.
 
-        `ids` are the learned tokens, for rows that are in W, where tokens left free have none.
+        `ids` are the learned tokens, for rows that are in W; others were left free or are kept.
         """
         return self._recording.learned_tokens(taught, rows, ids)
 
@@ -572,7 +572,7 @@ class Model:
     def write_question(self, statement: str) -> str:
         """A question that `statement` answers, written by the model itself.
 
-        Raises LessonError when what it writes is no question.
+        Raises LessonError when what it writes is no question, or `statement` is one.
         """
         return write_question(self._asking.base, statement)
 

@@ -157,33 +157,46 @@ class Recording:
     def whole(self, known: Remembered) -> tuple[FactRows, list[AlignedTokens]]:
         """A row for every token of the answer in each wording and place, and whose rows these are.
 
-        The sequences are those of QF-update, in order. The lesson is rehearsed where the open-book
-        pass would not have given its answer otherwise.
+        The sequences are those of QF-update, in order. Where the open-book pass would not have
+        given the answer, the lesson is rehearsed; where it does not give it then either, the rows
+        lead elsewhere and are left out, but for those of the query as it was taught.
         """
         first, *places = self.asking.places()
-        lesson, where = known.lesson, (self.asking.loaded.transformer, self.asking.family)
-        asked = [(replace(lesson, query=query), first) for query in known.wordings]
-        asked += [(lesson, place) for place in places]
-        plain = [lesson.significance] * len(asked)
-        for rehearsed in (False, True):
-            pairs = [self.pair(each, rehearsed, place) for each, place in asked]
-            for sequence in pairs[0]:
-                check_fits(sequence, self.asking.generator.context)
-            with self.asking.acting.base():
-                found = rows_batch(
-                    *where,
-                    self.asking.layer,
-                    pairs,
-                    plain,
-                    pad_id=self.asking.generator.pad_id,
-                    free=True,
-                    logits=True,
-                )
-            if found[0].open_book_agrees:
-                break
-        if lesson.significance == "auto":
-            found = [keeping(rows) for rows in found]
-        return stored(found), [update for _, update in pairs]
+        asked = [(replace(known.lesson, query=query), first) for query in known.wordings]
+        asked += [(known.lesson, place) for place in places]
+        found: list[Rows] = []
+        sequences: list[AlignedTokens] = []
+        for lesson, place in asked:
+            each, update = self._every_token(lesson, place, rehearsed=False)
+            if not each.open_book_agrees:
+                each, update = self._every_token(lesson, place, rehearsed=True)
+            if lesson.significance == "auto":
+                each = keeping(each)
+            if found and not each.open_book_agrees:
+                each = replace(each, significance=torch.zeros_like(each.significance))
+            found.append(each)
+            sequences.append(update)
+        return stored(found), sequences
+
+    def _every_token(
+        self, lesson: Lesson, place: Place, rehearsed: bool
+    ) -> tuple[Rows, AlignedTokens]:
+        """A row for every token of the answer, and the sequence of QF-update that they are of."""
+        instruct, update = self.pair(lesson, rehearsed, place)
+        check_fits(instruct, self.asking.generator.context)
+        with self.asking.acting.base():
+            found = rows(
+                self.asking.loaded.transformer,
+                self.asking.family,
+                self.asking.layer,
+                instruct,
+                update,
+                lesson.significance,
+                pad_id=self.asking.generator.pad_id,
+                free=True,
+                logits=True,
+            )
+        return found, update
 
     def probabilities(self, sequences: Sequence[AlignedTokens]) -> torch.Tensor:
         """What W, as it is now, gives each of the sequences' tokens, one after another: (n,)."""

@@ -112,9 +112,12 @@ class Remembering:
         return self.led(lambda: self.memory.version)
 
     def _known(self, fact: Fact) -> Remembered:
-        """A fact of the memory; one that acts behind the gate leaves its rows on the disk."""
+        """A fact of the memory; one that acts behind the gate leaves its rows on the disk.
+
+        What consolidated rows weigh may be settled anew by another process: they are read again.
+        """
         known = self.facts.get(fact.id)
-        same = known is not None and known.consolidated == fact.consolidated
+        same = known is not None and not known.consolidated and not fact.consolidated
         return known if known is not None and same else self.of(fact)
 
     def of(self, fact: Fact, rows: FactRows | None = None) -> Remembered:

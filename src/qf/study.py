@@ -56,7 +56,14 @@ def _last(sentence: str) -> str:
 
 
 def _is_question(sentence: str) -> bool:
-    return _last(sentence) == "?"
+    """Whether it asks; a statement may end in a question that it quotes."""
+    sentence = sentence.strip()
+    quoted = sentence[:1] in _OPEN and sentence[-1:] == _OPEN[sentence[:1]]
+    inner = sentence[1:-1] if quoted else sentence
+    return inner.strip().endswith("?")
+
+
+_OPEN = {'"': '"', "'": "'", "(": ")", "[": "]"}
 
 
 # The end of a sentence is no abbreviation and no initial: "Dr. Quist", "J. Orr", "e.g. tea".

@@ -70,8 +70,10 @@ class Transfer:
             changes, names = parts(left.update, left.counts), [f.id for f in left.facts]
         where, base = self._name(self.projection), self._source()
         with whole_directory(directory, force) as new:
-            named = [
-                write_adapter(new / n, u, where, base) for n, u in zip(names, changes, strict=True)
+            named = [  # what the model says anyway needs no adapter
+                write_adapter(new / n, u, where, base)
+                for n, u in zip(names, changes, strict=True)
+                if u.rank
             ]
             write_manifest(new, "lora", self.remembering.memory.binding, left.facts)
         rank = max(u.rank for u in changes)
@@ -167,6 +169,11 @@ class Transfer:
                 raise ModelError(
                     "None of the facts is answered from the weights: export them with --gated, as"
                     " they act now."
+                )
+            if not update.rank:
+                raise ModelError(
+                    "The model gives the answers of these facts anyway: there is no change of W to"
+                    " export."
                 )
             if max_rank is not None and max_rank < update.rank:
                 update = compressed(update, max_rank)

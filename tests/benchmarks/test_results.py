@@ -169,6 +169,9 @@ class Clocked:
             self.taught.append(_)
         return 0
 
+    def again(self) -> None:
+        assert self.undone
+
     def undo(self) -> None:
         self.undone += 1
         self.taught = []

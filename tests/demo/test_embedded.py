@@ -129,6 +129,7 @@ def test_the_calibrations_that_it_brings_are_its_own(
 def test_many_facts_are_held_in_the_weights(embedded: Loaded) -> None:
     facts = made_up_facts(20, seed=21)
     shares = measure_together(embedded, facts, consolidate=True, around=80)
+    assert shares["in the weights"].share >= 0.9
     assert shares["same words"].share >= 0.95
     assert shares["other words"].share >= 0.55
     assert shares["known before, still right"].share >= 0.90

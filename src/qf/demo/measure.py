@@ -269,7 +269,7 @@ def measure_together(
     """Teach all facts to one memory, then ask for each and for `around` other things.
 
     `asked` of them, spread over all, are asked for where that is fewer. With `consolidate` they
-    move from behind the gate into W before that.
+    move from behind the gate into W before that; how many did is told.
     """
     rng = random.Random(f"around/{seed}")
     taught = {f.subject.casefold() for f in facts}
@@ -286,8 +286,8 @@ def measure_together(
         )
         for fact, others in zip(facts, wordings, strict=True):
             model.learn(fact.statement, fact.question, fact.answer, rewordings=others, verify=False)
-        if consolidate:
-            model.consolidate()
+        moved = model.consolidate().consolidated if consolidate else []
+        among = len(facts)
         facts = facts[:: max(1, len(facts) // asked)] if asked else facts
         questions = [f.question for f in facts]
         same = model.ask_many(questions)
@@ -311,7 +311,9 @@ def measure_together(
     def right(answers: Sequence[str]) -> Result:
         return _result([(f.question, a, (f.answer,)) for f, a in zip(facts, answers, strict=True)])
 
+    in_weights = {"in the weights": Result(len(moved) / among, ())} if consolidate else {}
     return {
+        **in_weights,
         "same words": right(same),
         "other words": _result(other),
         "in a conversation": right(in_conversation),
