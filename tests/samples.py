@@ -1,13 +1,19 @@
 """Facts, questions and sequences that several test modules stand on."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import qf.calibrator
 from qf.lesson import AlignedTokens
+from qf.loading import Loaded
+from qf.model import Model
 from qf.paraphrases import paraphrases
 
 FACTS = (
@@ -23,6 +29,26 @@ def calibrate_on_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a few questions do for calibration: the models that are tested are tiny and random."""
     monkeypatch.setattr(qf.calibrator, "paraphrases", lambda _: paraphrases(12))
     monkeypatch.setattr(qf.calibrator, "everyday", lambda _: [*OTHERS])
+
+
+@contextmanager
+def gating(speaker: Any, directory: Path) -> Iterator[Callable[..., Model]]:
+    """Make a function that opens a memory of a random model that gates its facts, by its name."""
+    models: list[Model] = []
+
+    def new(memory: str = "memory", **options: Any) -> Model:
+        loaded = Loaded(*speaker(seed=5, num_hidden_layers=4), "speaker")
+        models.append(Model(loaded, directory / memory, **{"solver": "gated", **options}))
+        return models[-1]
+
+    yield new
+    for model in models:
+        model.close()
+
+
+def weights(model: Model) -> Tensor:
+    """A copy of the taught W."""
+    return model.transformer.model.layers[model.layer].mlp.down_proj.weight.detach().clone()
 
 
 def random_sequences() -> list[AlignedTokens]:

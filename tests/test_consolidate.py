@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from qf.errors import ModelError
-from qf.loading import Loaded
 from qf.model import Model
 from qf.recording import Recording
-from tests.samples import FACTS, calibrate_on_little
+from tests.samples import FACTS, calibrate_on_little, gating, weights
 
 Build = Callable[..., Model]
 
@@ -22,20 +21,8 @@ Build = Callable[..., Model]
 def build(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
     """Build `build(memory, **options)`: a random model that gates its facts."""
     calibrate_on_little(monkeypatch)
-    models = []
-
-    def new(memory: str = "memory", **options: Any) -> Model:
-        loaded = Loaded(*speaker(seed=5, num_hidden_layers=4), "speaker")
-        models.append(Model(loaded, tmp_path / memory, **{"solver": "gated", **options}))
-        return models[-1]
-
-    yield new
-    for model in models:
-        model.close()
-
-
-def weights(model: Model) -> Tensor:
-    return model.transformer.model.layers[model.layer].mlp.down_proj.weight.detach().clone()
+    with gating(speaker, tmp_path) as new:
+        yield new
 
 
 def apart(one: Tensor, other: Tensor) -> float:
