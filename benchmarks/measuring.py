@@ -175,8 +175,8 @@ def taught(
         if 0 < method.trial < len(lessons):
             trial = _seconds(lambda: teacher.teach(lessons[: method.trial]))[0]
             teacher.undo()
-            teacher.again()
             _bound(trial / method.trial * len(lessons), limit)
+            teacher.begin()
         seconds, failed = _seconds(lambda: teacher.teach(lessons))
         return seconds / len(lessons), failed
     each, not_learned = [], 0

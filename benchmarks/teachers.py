@@ -83,18 +83,19 @@ class Teacher(Protocol):
     def undo(self) -> None:
         """Forget everything."""
 
-    def again(self) -> None:
-        """Be ready to teach once more, after `undo`."""
+    def begin(self) -> None:
+        """Be ready to teach from nothing, once more after `undo`."""
 
 
 class Ours:
-    """A qf model with an empty memory, warmed up, until `undo`; `again` opens another."""
+    """A qf model with an empty memory, warmed up, until `undo`; `begin` opens another."""
 
     def __init__(self, bench: Bench, name: str) -> None:
         self.name, self._bench, self._open = name, bench, ExitStack()
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Open a model with an empty memory."""
         self.model = self._open.enter_context(self._bench.opened(solver_of(self.name)))
         warm_up(self.model)
         self.ask_many = self.model.ask_many
@@ -110,10 +111,6 @@ class Ours:
         """Close the model: its weights are the base weights again, and the memory is gone."""
         self._open.close()
 
-    def again(self) -> None:
-        """Open another model with an empty memory."""
-        self._begin()
-
 
 class Other:
     """A baseline; each wording of a lesson's question is a fact to it."""
@@ -124,7 +121,7 @@ class Other:
         baseline.teach([Taught(statement, query, answer)])
         baseline.undo()
 
-    def again(self) -> None:
+    def begin(self) -> None:
         """Nothing is missing."""
 
     def teach(self, lessons: Sequence[Told]) -> int:

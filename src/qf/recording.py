@@ -166,36 +166,39 @@ class Recording:
         asked += [(known.lesson, place) for place in places]
         found: list[Rows] = []
         sequences: list[AlignedTokens] = []
-        for lesson, place in asked:
-            each, update = self._every_token(lesson, place, rehearsed=False)
-            if not each.open_book_agrees:
-                each, update = self._every_token(lesson, place, rehearsed=True)
-            if lesson.significance == "auto":
-                each = keeping(each)
-            if found and not each.open_book_agrees:
-                each = replace(each, significance=torch.zeros_like(each.significance))
-            found.append(each)
-            sequences.append(update)
+        with self.asking.acting.base():
+            for lesson, place in asked:
+                each, update = self._every_token(lesson, place, rehearsed=False)
+                if not each.open_book_agrees:
+                    each, update = self._every_token(lesson, place, rehearsed=True)
+                if lesson.significance == "auto":
+                    each = keeping(each)
+                if found and not each.open_book_agrees:
+                    each = replace(each, significance=torch.zeros_like(each.significance))
+                found.append(each)
+                sequences.append(update)
         return stored(found), sequences
 
     def _every_token(
         self, lesson: Lesson, place: Place, rehearsed: bool
     ) -> tuple[Rows, AlignedTokens]:
-        """A row for every token of the answer, and the sequence of QF-update that they are of."""
+        """A row for every token of the answer, and the sequence of QF-update that they are of.
+
+        To be called while the base weights act.
+        """
         instruct, update = self.pair(lesson, rehearsed, place)
         check_fits(instruct, self.asking.generator.context)
-        with self.asking.acting.base():
-            found = rows(
-                self.asking.loaded.transformer,
-                self.asking.family,
-                self.asking.layer,
-                instruct,
-                update,
-                lesson.significance,
-                pad_id=self.asking.generator.pad_id,
-                free=True,
-                logits=True,
-            )
+        found = rows(
+            self.asking.loaded.transformer,
+            self.asking.family,
+            self.asking.layer,
+            instruct,
+            update,
+            lesson.significance,
+            pad_id=self.asking.generator.pad_id,
+            free=True,
+            logits=True,
+        )
         return found, update
 
     def probabilities(self, sequences: Sequence[AlignedTokens]) -> torch.Tensor:

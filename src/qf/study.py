@@ -46,13 +46,9 @@ def sentences(text: str) -> list[str]:
         for part in _END.split(line.strip().lstrip("-*•# \t")):
             part = " ".join(part.split())
             if len(words(part)) > 1 and not _is_question(part):
-                found.append(part if _last(part) in (".", "!") else f"{part}.")
+                end = part.rstrip("\"')]")[-1:]
+                found.append(part if end in (".", "!") else f"{part}.")
     return list(dict.fromkeys(found))
-
-
-def _last(sentence: str) -> str:
-    """The last character of a sentence, behind which quotes and brackets may close."""
-    return sentence.rstrip("\"')] \t\n")[-1:]
 
 
 def _is_question(sentence: str) -> bool:

@@ -169,7 +169,7 @@ class Clocked:
             self.taught.append(_)
         return 0
 
-    def again(self) -> None:
+    def begin(self) -> None:
         assert self.undone
 
     def undo(self) -> None:
