@@ -218,13 +218,19 @@ def quantisation(name: str) -> Any:
         return TorchAoConfig(Int8WeightOnlyConfig())
     if name == "optimum.quanto":
         return QuantoConfig(weights="int8")
+    if name == "bitsandbytes, 8 bits":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
 
 
-@pytest.mark.parametrize("name", ["bitsandbytes", "torchao", "optimum.quanto"])
+QUANTISERS = ["bitsandbytes, 4 bits", "bitsandbytes, 8 bits", "torchao", "optimum.quanto"]
+
+
+@pytest.mark.parametrize("name", QUANTISERS)
 @pytest.mark.parametrize("solver", ["paper", "gated"])
 def test_a_library_that_quantises(speaker: Any, tmp_path: Path, name: str, solver: str) -> None:
-    pytest.importorskip(name, reason=f"{name} is not installed")
+    library = name.split(",")[0]
+    pytest.importorskip(library, reason=f"{library} is not installed")
     from transformers import AutoModelForCausalLM
 
     place = tmp_path / "saved"  # of sizes that these libraries take
