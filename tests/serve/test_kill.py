@@ -105,6 +105,30 @@ def forking(tmp_path: Path) -> Iterator[Any]:
     process.wait(60)
 
 
+def started(forking: Any) -> tuple[int, str]:
+    """A new server: its process and its address."""
+    forking.stdin.write("\n")
+    forking.stdin.flush()
+    child, port = map(int, forking.stdout.readline().split())
+    return child, f"http://127.0.0.1:{port}"
+
+
+def served(forking: Any) -> dict[str, dict[str, Any]]:
+    """The facts, by id, that a server tells of that is started now; each is asked for as well."""
+    child, url = started(forking)
+    with httpx.Client(base_url=url, timeout=120) as client:
+        listed = client.get("/v1/facts", params={"limit": 100}).raise_for_status().json()
+        facts = {fact["id"]: fact for fact in listed["data"]}
+        assert len(facts) == min(listed["total"], 100)
+        for fact in list(facts.values())[:20]:
+            turn = {"role": "user", "content": fact["query"]}
+            asked = {"model": "qf/default", "messages": [turn]}
+            reply = client.post("/v1/chat/completions", json=asked).raise_for_status().json()
+            fact["said"] = reply["choices"][0]["message"]["content"]
+    os.kill(child, signal.SIGKILL)
+    return facts
+
+
 def survives(base: Model, forking: Any, directory: Path, rounds: int, least: int) -> int:
     """Kill a server in each round; return how many facts were acknowledged in all.
 
@@ -115,11 +139,8 @@ def survives(base: Model, forking: Any, directory: Path, rounds: int, least: int
     for number in range(10 * rounds):
         if number >= rounds and acknowledged > least:
             break
-        forking.stdin.write("\n")
-        forking.stdin.flush()
-        child, port = map(int, forking.stdout.readline().split())
+        child, url = started(forking)
         known = Known(there=set(there))
-        url = f"http://127.0.0.1:{port}"
         drivers = [
             threading.Thread(target=teach, args=(url, known, number)),
             threading.Thread(target=chat, args=(url,)),
@@ -145,6 +166,12 @@ def survives(base: Model, forking: Any, directory: Path, rounds: int, least: int
 
 def test_what_was_acknowledged_survives_a_kill(base: Model, forking: Any, tmp_path: Path) -> None:
     assert survives(base, forking, tmp_path, 6, 2) > 2
+    with Memory.open(tmp_path, base.binding) as memory:
+        kept = {fact.id: fact.answer for fact, _ in memory.rows()}
+    again = served(forking)
+    assert set(again) == set(kept)
+    asked = {name: fact["said"] for name, fact in again.items() if "said" in fact}
+    assert asked and asked == {name: kept[name] for name in asked}
 
 
 @pytest.mark.slow
