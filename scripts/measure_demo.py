@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from qf.demo.curriculum import ORDINARY, questions
 from qf.demo.measure import (
     SKILLS,
     made_up_facts,
@@ -21,6 +22,7 @@ from qf.demo.measure import (
     measure_together,
     unseen_facts,
 )
+from qf.demo.wider import widen
 from qf.loading import load_pair
 from qf.model import DEFAULT_SOLVER, REWORDINGS
 
@@ -42,6 +44,9 @@ def main() -> None:
     parser.add_argument(
         "--consolidate", action="store_true", help="the facts in one memory, before they are asked"
     )
+    parser.add_argument(
+        "--columns", type=int, help="of W in the last layer: units with random inputs are added"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", type=int, default=0, help="wrong answers shown of each kind")
     parser.add_argument("--skip-skills", action="store_true")
@@ -49,6 +54,10 @@ def main() -> None:
     args = parser.parse_args()
 
     loaded = load_pair(args.model)
+    ordinary: list[str] = []
+    if args.columns:
+        widen(loaded.transformer, loaded.transformer.config.num_hidden_layers - 1, args.columns)
+        ordinary = questions(ORDINARY, seed=0)
     results: dict[str, float] = {}
     misses: list[tuple[str, str, str, str]] = []
     if not args.skip_skills:
@@ -72,7 +81,12 @@ def main() -> None:
     for count in args.together:
         facts = made_up_facts(count, args.seed)
         found = measure_together(
-            loaded, facts, asked=args.asked, consolidate=args.consolidate, **options
+            loaded,
+            facts,
+            asked=args.asked,
+            consolidate=args.consolidate,
+            ordinary=ordinary,
+            **options,
         )
         results |= {f"{count} together: {name}": r.share for name, r in found.items()}
     if args.json:

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from qf.demo.curriculum import Conversation, conversation, questions
+from qf.demo.curriculum import ORDINARY, Conversation, conversation, questions
 from qf.loading import load_pair
 from qf.model import Model
 
@@ -268,8 +268,6 @@ def save(
     unfinished.replace(path)
 
 
-ORDINARY = 800
-"""Questions of the curriculum that show what an exported model's learning must not disturb."""
 SHOWN = 25
 """Steps between two lines of progress."""
 

@@ -81,3 +81,19 @@ def test_a_row_of_no_significance_is_not_there() -> None:
     two = gentle.solve([rows(8, 1), rows(200, 2, significance=0.0)])
     assert one is not None and two is not None and one.rank == two.rank
     assert torch.allclose(one.B @ one.A, two.B @ two.A, rtol=1e-9)
+
+
+def test_a_wider_w_takes_more_rows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordinary = torch.randn(400, D, generator=torch.Generator().manual_seed(9))
+    gentle, many = solver("joint", ordinary), [rows(USUAL // 2, seed) for seed in range(6)]
+    narrow = gentle.solve(many)
+    monkeypatch.setattr("qf.solving.COLUMNS", D / 3)
+    wide = gentle.solve(many)
+    assert narrow is not None and wide is not None
+    asked = torch.cat([r.deltas for r in many]).double()
+    keys = torch.cat([r.keys for r in many]).double()
+
+    def missed(update: Any) -> float:
+        return (asked - keys @ update.A.T @ update.B.T).norm().item()
+
+    assert missed(wide) < 0.8 * missed(narrow)

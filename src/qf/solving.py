@@ -21,11 +21,11 @@ SOLVERS: dict[str, float] = {"paper": 0.0, "joint": 0.01, "gated": 0.01}
 and with C from calibration, which protects what the model does already. With `gated` each fact acts
 for the questions that are about it (qf.recall), until it is consolidated as `joint` does it."""
 
-USUAL = 50
-"""Rows that one fact brings, in three wordings. The more there are, the more they disturb: beyond
-it, what ordinary traffic shows counts for more against what it does not, and the ridge is higher.
-On the embedded model one fact does best with 8 times the mean of C as its floor, a hundred with a
-hundredth of that."""
+USUAL, COLUMNS = 50, 1536
+"""Rows that one fact, in three wordings, brings to the embedded model, whose W has so many columns;
+a wider W takes more alike. Beyond that, what ordinary traffic shows counts for more against what it
+does not, and the ridge is higher. On the embedded model one fact does best with 8 times the mean of
+C as its floor, a hundred with a hundredth of that, with twice the columns with twice as much."""
 
 DEFAULT_SOLVER = "gated"
 
@@ -61,14 +61,16 @@ class Solver:
         if not used:
             return None
         significance = torch.cat([r.significance for r in used])
-        load = max(1.0, int((significance > 0).sum()) / USUAL) if self.keeps else 1.0
+        keys = torch.cat([r.keys for r in used])
+        usual = USUAL * max(1.0, keys.shape[1] / COLUMNS)
+        load = max(1.0, int((significance > 0).sum()) / usual) if self.keeps else 1.0
         whiten = None
         if self.calibrate and self.name != "paper":
             with self.acting.base():
                 traffic = self.calibrator.traffic()
             whiten = traffic.over(traffic.floor / load).whiten if traffic else None
         update = joint(
-            torch.cat([r.keys for r in used]),
+            keys,
             torch.cat([r.deltas for r in used]),
             significance=significance,
             whiten=whiten,

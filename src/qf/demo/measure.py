@@ -262,6 +262,7 @@ def measure_together(
     rewordings: int = REWORDINGS,
     calibrate: bool = True,
     consolidate: bool = False,
+    ordinary: Sequence[str] = (),
     around: int = 300,
     asked: int | None = None,
     seed: int = 1,
@@ -269,7 +270,8 @@ def measure_together(
     """Teach all facts to one memory, then ask for each and for `around` other things.
 
     `asked` of them, spread over all, are asked for where that is fewer. With `consolidate` they
-    move from behind the gate into W before that; how many did is told.
+    move from behind the gate into W before that; how many did is told. The model is calibrated with
+    the `ordinary` questions where there are any.
     """
     rng = random.Random(f"around/{seed}")
     taught = {f.subject.casefold() for f in facts}
@@ -280,6 +282,8 @@ def measure_together(
         model = Model(
             loaded, Path(scratch) / "memory", layer=layer, solver=solver, calibrate=calibrate
         )
+        if ordinary:
+            model.calibrate(ordinary, into=Path(scratch))
         was = model.ask_many(queries)
         wordings = model.rewordings(
             [f.statement for f in facts], [f.question for f in facts], rewordings
