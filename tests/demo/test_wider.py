@@ -28,6 +28,17 @@ def test_more_columns_change_nothing_and_learn(tmp_path: Path) -> None:
         assert projection.weight[:, 1536:].any()
 
 
+def test_a_gate_is_found_among_layers_of_different_widths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_pair(None)
+    widen(loaded.transformer, 7, 1600)
+    monkeypatch.setattr("qf.calibrator.everyday", lambda *_: ["Who are you?", "Where is Paris?"])
+    with Model(loaded, tmp_path / "memory") as model:
+        model.calibrate(into=tmp_path)
+        assert model.learn("Qi started Oxinnovate.", "Who started Oxinnovate?").verified
+
+
 def test_columns_are_not_taken_away() -> None:
     with pytest.raises(ValueError, match="1536 columns already, not 1000"):
         widen(load_pair(None).transformer, 7, 1000)

@@ -141,7 +141,7 @@ def test_batching_changes_nothing(tiny_model, architecture, random_sequences, at
     means = passes.pooled(model, family, [1, LAYER], spans)
     for i, aligned in enumerate(random_sequences):
         u = observed(model, aligned.input_ids)[0][3:9]
-        assert apart(means[1, i], u.mean(0)) < 1e-5
+        assert apart(means[1][i], u.mean(0)) < 1e-5
 
 
 def test_probabilities_are_the_models_own(tiny_model, architecture, random_sequences):

@@ -225,12 +225,12 @@ def pooled(
     family: Family,
     layers: Sequence[int],
     prompts: Sequence[tuple[Sequence[int], tuple[int, int]]],
-) -> Tensor:
-    """The mean of u over a span [from, to) of each of m prompts: (len(layers), m, D), float32.
+) -> list[Tensor]:
+    """The mean of u over a span [from, to) of each of m prompts: (m, D) for each layer, float32.
 
-    The pass ends in the highest of the layers. Prompts of any number run in packs.
+    The pass ends in the highest of the layers, whose D may differ. Prompts run in packs.
     """
-    found: list[Tensor] = []
+    found: dict[int, list[Tensor]] = {i: [] for i in layers}
     top = max(layers)
     together = TOGETHER if family.packed else 1
     modules = {i: family.projection(family.layer(model, i)) for i in layers}
@@ -259,10 +259,10 @@ def pooled(
         finally:
             for handle in hooks:
                 handle.remove()
-        found.append(torch.stack([means[i] for i in layers]))
         for i in layers:
             _check_finite(f"Layer {i}", means[i])
-    return torch.cat(found, 1)
+            found[i].append(means[i])
+    return [torch.cat(found[i]) for i in layers]
 
 
 TOGETHER = 16  # prompts in one pack
