@@ -334,9 +334,10 @@ def _space(serving: Serving, request: Request, name: str) -> dict[str, Any]:
 
 @routes.get("/health", responses={200: {"model": schemas.Health}})
 async def health(request: Request) -> Response:
-    """Whether the server answers."""
-    name = serving_of(request).spaces.root.name
-    return JSON({"status": "ok", "model": name, "version": __version__})
+    """Whether the server answers with its facts: 503 while their directory is gone."""
+    spaces = serving_of(request).spaces
+    spaces.check()
+    return JSON({"status": "ok", "model": spaces.root.name, "version": __version__})
 
 
 @routes.get(
