@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 import time
+from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -67,7 +68,7 @@ class Guard:
 
         scope.setdefault("state", {})["request_id"] = number
         try:
-            scope["state"]["caller"] = self._admitted(scope["path"], headers)
+            scope["state"]["caller"] = self._admitted(scope, headers)
             await self._app(scope, self._bounded(scope["path"], headers, receive), answer)
         except Exception as error:
             if not isinstance(error, APIError):
@@ -80,32 +81,24 @@ class Guard:
             route = found[0] if found else "other"
             self._serving.metrics.requests.labels(route, str(status)).inc()
 
-    def _admitted(self, path: str, headers: Headers) -> Caller:
+    def _admitted(self, scope: Scope, headers: Headers) -> Caller:
         """Whose request this is. Raises APIError."""
+        path, client = scope["path"], (scope.get("client") or ("unknown",))[0]
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise APIError(
                 403, "Pages of other origins may not use this server.", "origin_not_allowed"
             )
+        asks = path.startswith("/v1/") or path == "/metrics"
         try:
-            keyed = bool(self._serving.keys.all())
+            caller = self._caller(host, client, headers)
         except QFError as error:
             logging.getLogger("qf.serve").error("%s", error)
             raise APIError(503, "The server cannot read its keys.", "keys_unavailable") from error
-        if not keyed:
-            name = re.sub(r":\d+$", "", host).lower()
-            if name not in _LOCAL_HOSTS:  # a name that somebody else points at this machine
-                raise APIError(
-                    403,
-                    "A server without keys answers to localhost alone: add a key with `qf keys"
-                    " add`.",
-                    "host_not_allowed",
-                )
-            return LOCAL
-        if not path.startswith("/v1/") and path != "/metrics":
+        if asks and caller and caller is not LOCAL:
+            self._rates.check(caller.id)
+        elif not asks and caller is None:
             return Caller("none", "nobody", (), ())
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        caller = self._serving.keys.caller(key.strip()) if scheme.lower() == "bearer" else None
         if caller is None:
             raise APIError(
                 401,
@@ -113,8 +106,24 @@ class Guard:
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        self._rates.check(caller.id)
         return caller
+
+    def _caller(self, host: str, client: str, headers: Headers) -> Caller | None:
+        """Who asks; None without a right key. Raises QFError, or APIError where none are needed."""
+        if self._serving.keys.needed():
+            scheme, _, key = headers.get("authorization", "").partition(" ")
+            return self._serving.keys.caller(key.strip()) if scheme.lower() == "bearer" else None
+        name = re.sub(r":\d+$", "", host).lower()
+        # A name may be pointed at this machine by somebody else; an address that is not known,
+        # as behind a Unix socket, may be anybody's.
+        if name not in _LOCAL_HOSTS or not _loopback(client):
+            raise APIError(
+                403,
+                "A server without keys answers its own machine alone, as localhost: add a key with"
+                " `qf keys add`.",
+                "host_not_allowed",
+            )
+        return LOCAL
 
     def _bounded(self, path: str, headers: Headers, receive: Receive) -> Receive:
         """The body of a request, as long as it is not too large. Raises APIError."""
@@ -160,3 +169,11 @@ class Rates:
                 headers={"Retry-After": wait},
             )
         self._left[caller] = left - 1, now
+
+
+def _loopback(address: str) -> bool:
+    """Whether an address is of this machine, and reached from it alone."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -42,7 +42,10 @@ def load_base(directory: Path, model: str | None, **options: Any) -> Model:
 
 
 def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any) -> Serving:
-    """The parts of a server over a model without facts, and a directory of spaces."""
+    """The parts of a server over a model without facts, and a directory of spaces.
+
+    Raises QFError for keys that cannot be read.
+    """
     transformer, metrics = root.transformer, Metrics()
     batch = Batch(transformer, root.family, root.layer, root.generator.pad_id)
     about = {
@@ -51,10 +54,12 @@ def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any)
         "layers": len(root.family.layers(transformer)),
         "parameters": transformer.num_parameters(),
     }
+    keys = Keys(directory, needed=settings.public)
+    keys.needed()  # from now on: keys that go while the model is served open nothing
     return Serving(
         spaces=Spaces(root, directory),
         engine=Engine(root.generator, batch, watch=metrics.watch, **engine),
-        keys=Keys(directory),
+        keys=keys,
         audit=Audit(directory),
         metrics=metrics,
         settings=settings,
@@ -62,13 +67,15 @@ def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any)
     )
 
 
-def check_address(host: str, keys: Keys) -> None:
-    """Refuse to be reached by others without keys. Raises QFError."""
-    if not keys.all() and not _loopback(host):
+def check_address(host: str, keys: Keys) -> bool:
+    """Whether others can reach this address. Raises QFError where they can, and need no key."""
+    public = not _loopback(host)
+    if public and not keys.all():
         raise QFError(
             f"The address {host} can be reached by others and there are no keys: add one with `qf"
             " keys add`, or leave --host out."
         )
+    return public
 
 
 def serve(serving: Serving, bound: socket.socket) -> None:

@@ -22,6 +22,7 @@ class Settings:
     """What a server allows; 0 for `rate` is no bound."""
 
     learn_from_chat: bool = False
+    public: bool = False  # others can reach it, so that every request needs a key
     rate: int = 0  # requests in a minute, of one caller
     body_bytes: int = 1 << 20
     import_bytes: int = 64 << 20
