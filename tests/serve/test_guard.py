@@ -136,6 +136,23 @@ def test_a_server_without_keys_answers_its_own_machine_alone(shared: Server) -> 
     assert status(shared, {"X-Forwarded-For": "192.0.2.7"}) == 403
 
 
+def test_those_without_keys_and_those_refused_are_counted(start: Start, tmp_path: Path) -> None:
+    server = start(Settings(rate=3))
+    local = [server.http().get("/v1/models").status_code for _ in range(4)]
+    assert local == [200, 200, 200, 429]
+    assert server.http().get("/health").status_code == 200
+    key = Keys(tmp_path).add("a", ["a"], ["chat"])[1]
+
+    def told(text: str | None, client: str) -> int:
+        headers = {"X-Forwarded-For": client}
+        return server.http(text).get("/v1/models", headers=headers).status_code
+
+    refused = [told(text, "192.0.2.7") for text in ("wrong", None, "other", "wrong", None)]
+    assert refused == [401, 401, 401, 429, 429]
+    assert told("wrong", "192.0.2.8") == 401
+    assert told(key, "192.0.2.7") == 200  # a right key is counted by itself
+
+
 def test_a_key_that_comes_too_often_is_told_when_to_come_again(
     start: Start, tmp_path: Path
 ) -> None:
@@ -160,3 +177,6 @@ def test_a_rate_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
     rates.check("a")
     with pytest.raises(APIError):
         rates.check("a")
+    now[0] += 61
+    rates.check("b")
+    assert list(rates._left) == ["b"]  # who has not come for a minute is not kept

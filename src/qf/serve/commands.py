@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
             typer.Option("--learn-from-chat", help='Learn from turns: "Remember that ...".'),
         ] = False,
         rate: Annotated[
-            int, typer.Option("--rate", min=0, help="Requests a minute for each key; 0: any.")
+            int, typer.Option("--rate", min=0, help="Requests a minute of each caller; 0: any.")
         ] = 0,
         max_facts: Annotated[
             int, typer.Option("--max-facts", min=1, help="Facts that a space may hold.")

@@ -95,9 +95,10 @@ class Guard:
         except QFError as error:
             logging.getLogger("qf.serve").error("%s", error)
             raise APIError(503, "The server cannot read its keys.", "keys_unavailable") from error
-        if asks and caller and caller is not LOCAL:
-            self._rates.check(caller.id)
-        elif not asks and caller is None:
+        if asks:
+            # Those who are refused share what their address may ask, and take it from no key.
+            self._rates.check(caller.id if caller else f"address {client}")
+        elif caller is None:
             return Caller("none", "nobody", (), ())
         if caller is None:
             raise APIError(
@@ -152,12 +153,16 @@ class Rates:
     def __init__(self, per_minute: int) -> None:
         self._rate = per_minute
         self._left: dict[str, tuple[float, float]] = {}  # requests left, as of when
+        self._swept = time.monotonic()
 
     def check(self, caller: str) -> None:
         """Count a request. Raises APIError when too many came."""
         if not self._rate:
             return
         now = time.monotonic()
+        if now >= self._swept + 60:  # whoever has not come for a minute may do so as the new may
+            self._left = {k: kept for k, kept in self._left.items() if kept[1] > now - 60}
+            self._swept = now
         left, then = self._left.get(caller, (float(self._rate), now))
         left = min(self._rate, left + (now - then) * self._rate / 60)
         if left < 1:
