@@ -2,6 +2,8 @@
 
 import asyncio
 import http.client
+import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,26 @@ def test_a_server_without_keys_answers_its_own_machine_alone(shared: Server) -> 
         assert answered(shared, elsewhere) == 403
     # As uvicorn tells it, where a proxy on this machine says for whom it asks.
     assert status(shared, {"X-Forwarded-For": "192.0.2.7"}) == 403
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(start: Start) -> None:
+    server = start(Settings(body_seconds=0.2))
+    host, port = server.url.removeprefix("http://").split(":")
+    for path in ("/v1/chat/completions", "/v1/facts"):
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n"
+                'Content-Type: application/json\r\n\r\n{"'.encode()
+            )
+            reply = http.client.HTTPResponse(connection)
+            reply.begin()
+            document = json.loads(reply.read())
+            assert reply.status == 408 and document["error"]["code"] == "request_timeout"
+            assert connection.recv(1) == b""  # it is closed
+    # A whole body is as before, and so is a reply that takes longer than a body may.
+    turns = [{"role": "user", "content": "Who started Alibaba?"}]
+    body = {"model": "qf/base", "messages": turns, "max_tokens": 300, "ignore_eos": True}
+    assert server.http().post("/v1/chat/completions", json=body).status_code == 200
 
 
 def test_those_without_keys_and_those_refused_are_counted(start: Start, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ async def _http(request: Request, error: Exception) -> Response:
     told = {
         404: (f"There is nothing at {request.url.path[:100]!r}.", "not_found"),
         405: (f"{request.method[:20]} is not allowed here.", "method_not_allowed"),
+        408: (str(error.detail), "request_timeout"),
         413: (str(error.detail), "too_large"),
     }
     message, code = told.get(error.status_code, (str(error.detail), None))

@@ -5,6 +5,7 @@ Plain ASGI around the routes, so that nothing of a request is read before it is 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -127,18 +128,28 @@ class Guard:
         return LOCAL
 
     def _bounded(self, path: str, headers: Headers, receive: Receive) -> Receive:
-        """The body of a request, as long as it is not too large. Raises APIError."""
+        """The body of a request, while it is neither too large nor too late. Raises APIError."""
         settings = self._serving.settings
-        most = settings.import_bytes if path == "/v1/facts/import" else settings.body_bytes
+        most, seconds = settings.body_bytes, settings.body_seconds
+        if path == "/v1/facts/import":
+            most, seconds = settings.import_bytes, settings.import_seconds
         message = f"The body is larger than {most} bytes."
         announced = headers.get("content-length", "")
         if announced.isdigit() and (len(announced) > 15 or int(announced) > most):
             raise APIError(413, message, "too_large")
         size = 0
+        deadline: float | None = asyncio.get_running_loop().time() + seconds
 
         async def bounded() -> Message:
-            nonlocal size
-            part = await receive()
+            nonlocal size, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    part = await receive()
+            except TimeoutError:
+                late = f"The body did not arrive within {seconds:g} s: send it again."
+                raise HTTPException(408, late, {"Connection": "close"}) from None
+            if not part.get("more_body", False):
+                deadline = None  # what comes next is that the client leaves
             size += len(part.get("body", b""))
             if size > most:
                 raise HTTPException(413, message)

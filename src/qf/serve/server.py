@@ -23,6 +23,7 @@ from qf.serve.serving import Serving, Settings
 from qf.serve.spaces import BASE, Spaces
 
 GRACE = 30  # seconds that replies have to end when the server is told to
+CONNECTIONS = 512  # that are open at a time; a process may often open no more than 1024 files
 
 
 def memory_of(model: str | None, memory: Path | None) -> Path:
@@ -87,6 +88,7 @@ def serve(serving: Serving, bound: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=30,
+        limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=64 << 10,
     )
     uvicorn.Server(config).run(sockets=[bound])
