@@ -357,8 +357,33 @@ def test_a_memory_recreated_in_the_same_place_has_another_version(directory):
         assert same(reader.rows()[0][1], rows(seed))
         seen.append(reader.version)
         shutil.rmtree(directory)
-        assert reader.version == 0
-        assert reader.facts() == []
+        assert "is gone" in refusal(reader.facts)
+
+
+def test_a_memory_that_is_gone_is_neither_empty_nor_made_anew(filled):
+    away = filled.with_name("away")
+    with Memory.open(filled, MINE) as memory:
+        memory.add(fact("c1"), rows())
+        filled.rename(away)
+        for use in (memory.facts, lambda: memory.version, lambda: memory.add(fact("d1"), rows())):
+            assert "is gone" in refusal(use)
+        assert not filled.exists()
+        away.rename(filled)
+        memory.add(fact("d1"), rows())
+        assert ids(memory) == ["a1", "a2", "b1", "c1", "d1"]
+
+
+@posix
+def test_a_writer_whose_directory_was_replaced_takes_the_lock_of_the_new_one(filled):
+    with Memory.open(filled, MINE, write=True) as memory:
+        filled.rename(filled.with_name("away"))
+        shutil.copytree(filled.with_name("away"), filled)
+        with Memory.open(filled, MINE, write=True) as other:
+            assert "in use by process" in refusal(lambda: memory.add(fact("c1"), rows()))
+            other.add(fact("c2"), rows())
+        memory.add(fact("c3"), rows())
+        assert ids(memory) == ["a1", "a2", "b1", "c2", "c3"]
+        assert "in use by process" in refusal(lambda: Memory.open(filled, MINE, write=True))
 
 
 # Processes that die

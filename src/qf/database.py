@@ -7,7 +7,8 @@ finished change. It knows nothing of facts beyond the tables' definition.
     DIRECTORY/writer.lock    locked while somebody may write; holds the number of that process
 
 Every operation opens the file anew. So threads share nothing, a file that was moved or replaced
-is noticed, and a reader sees what other processes wrote.
+is noticed, and a reader sees what other processes wrote. A file that was there and is gone is a
+fault, for readers too: to read it as empty would deny what was acknowledged.
 """
 
 from __future__ import annotations
@@ -83,14 +84,18 @@ class Database:
         self.directory = directory
         self.file = directory / "facts.sqlite"
         self._lock: io.FileIO | None = None
+        self._found = False
 
     def lock(self) -> bool:
         """Become the one writer, at once or with a MemoryFault; say whether that is new."""
-        if self._lock is not None:
-            return False
+        path = self.directory / "writer.lock"
         with self._faults():
+            self._there()
+            if self._lock is not None and _same(self._lock, path):
+                return False
+            self.close()  # a file that is not the one in its place keeps nobody out
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked(self.directory / "writer.lock")
+            self._lock = self._locked(path)
         return True
 
     def close(self) -> None:
@@ -119,6 +124,7 @@ class Database:
             number = (revision(connection) or secrets.randbits(40)) + 1
             connection.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (number,))
             connection.execute("COMMIT")
+            self._found = True
 
     def damaged(self, cause: object) -> MemoryFault:
         """Return the fault of a file whose content is not what was written."""
@@ -128,10 +134,18 @@ class Database:
         uri = f"{self.file.absolute().as_uri()}?mode={mode}"
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
 
+    def _there(self) -> bool:
+        """Whether there is a file. Raises MemoryFault where there was one, and is none now."""
+        there = self.file.exists()
+        if self._found and not there:
+            raise self._fault("gone")
+        self._found = there
+        return there
+
     def _view(self) -> sqlite3.Connection:
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory")
-        if self.file.exists():
+        if self._there():
             # Not mode=ro: whoever comes first after a crash undoes what was left half done.
             connection = self._connect("rw")
             try:
@@ -202,6 +216,8 @@ class Database:
             f"is done or {elsewhere}.",
             "damaged": f"The memory file {file} is damaged ({cause}) and was left untouched; "
             f"restore it from a copy or {elsewhere}.",
+            "gone": f"The memory file {file} was there and is gone; put it back, or begin again "
+            "without it.",
             "foreign": f"The file {file} is not a memory of qf and was left untouched; "
             f"{elsewhere}.",
             "newer": f"The memory {where} has format {cause}, and this qf knows formats up to "
@@ -228,6 +244,14 @@ def _upgrade(connection: sqlite3.Connection, version: int) -> None:
         connection.execute("BEGIN")
         for statement in (*step, f"PRAGMA user_version = {number}", "COMMIT"):
             connection.execute(statement)
+
+
+def _same(file: io.FileIO, path: Path) -> bool:
+    """Whether an open file is the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: io.FileIO) -> None:

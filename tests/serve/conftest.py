@@ -22,11 +22,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture
 def start(base: Model, tmp_path: Path) -> Iterator[Start]:
-    """Start `start(settings, **engine)`: a server on `tmp_path`, which ends with the test."""
+    """Start `start(settings, **engine)`: a server on `tmp_path`, which ends with the test.
+
+    `directory` is another place for its memory.
+    """
     opened = []
 
-    def new(settings: Settings | None = None, **engine: Any) -> Server:
-        made = serving(serving_for(base, tmp_path, settings or Settings(), **engine))
+    def new(settings: Settings | None = None, directory: Path = tmp_path, **engine: Any) -> Server:
+        made = serving(serving_for(base, directory, settings or Settings(), **engine))
         opened.append(made)
         return made.__enter__()
 

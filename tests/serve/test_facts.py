@@ -1,11 +1,13 @@
 """Facts over HTTP: taught, listed, forgotten, brought back, studied, taken out and in."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.serve.conftest import Start
@@ -223,15 +225,62 @@ def test_a_full_space_takes_no_more(start: Start) -> None:
     assert reply.status_code == 409 and reply.json()["error"]["code"] == "space_full"
 
 
-def test_a_memory_that_disappears_stops_no_server(start: Start, tmp_path: Path) -> None:
-    import shutil
-
-    server = start()
+def test_a_memory_that_is_gone_is_told_and_not_made_anew(start: Start, tmp_path: Path) -> None:
+    directory, away = tmp_path / "memory", tmp_path / "away"
+    server = start(directory=directory)
     server.teach(*HOLLOW, space="shared")
-    shutil.rmtree(tmp_path)
-    assert server.ask(HOLLOW[1]) == UNKNOWN
-    assert server.ask("Who started Alibaba?") == "Alibaba was started by Jack Ma."
-    assert server.http().get("/v1/facts").json()["total"] == 0
-    body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "space": "shared"}
-    reply = server.http().post("/v1/facts", json=body)
-    assert reply.status_code in (201, 503) and str(tmp_path) not in reply.text
+    directory.rename(away)
+    turn = {"role": "user", "content": HOLLOW[1]}
+    client = server.http()
+    for method, path, body in (
+        ("POST", "/v1/chat/completions", {"model": "qf/default", "messages": [turn]}),
+        ("POST", "/v1/chat/completions", {"model": "qf/other", "messages": [turn]}),
+        ("GET", "/v1/facts", None),
+        ("GET", "/v1/facts?space=shared", None),
+        ("POST", "/v1/facts", {"instruction": HOLLOW[0], "space": "shared"}),
+        ("POST", "/v1/facts", {"instruction": HOLLOW[0]}),
+        ("POST", "/v1/spaces", {"name": "new"}),
+        ("GET", "/v1/spaces", None),
+        ("GET", "/v1/models", None),
+        ("GET", "/health", None),
+    ):
+        reply = client.request(method, path, json=body)
+        assert reply.status_code == 503, (method, path, reply.text)
+        assert reply.json()["error"]["code"] == "memory_unavailable"
+        assert str(tmp_path) not in reply.text
+    assert not directory.exists()
+    assert server.ask("Who started Alibaba?", "qf/base") == "Alibaba was started by Jack Ma."
+    away.rename(directory)
+    assert server.ask(HOLLOW[1]) == HOLLOW_TOLD and client.get("/health").status_code == 200
+
+
+def test_an_empty_directory_in_the_place_of_a_memory_is_not_taken_for_it(
+    start: Start, tmp_path: Path
+) -> None:
+    directory = tmp_path / "memory"
+    server = start(directory=directory)
+    server.teach(*HOLLOW)
+    directory.rename(tmp_path / "away")
+    directory.mkdir()  # as where a volume is no longer mounted
+    body = {"instruction": HOLLOW[0], "query": HOLLOW[1]}
+    for reply in (
+        server.http().get("/v1/facts"),
+        server.http().get("/v1/facts?space=shared"),
+        server.http().post("/v1/facts", json=body),
+        server.http().get("/health"),
+    ):
+        assert reply.status_code == 503
+    assert not list(directory.iterdir())
+
+
+def test_facts_that_are_gone_from_one_space_are_told_there(start: Start, tmp_path: Path) -> None:
+    server = start()
+    server.http().post("/v1/spaces", json={"name": "team"})
+    server.teach(*HOLLOW, space="team")
+    server.teach(*ORVANE)
+    shutil.rmtree(tmp_path / "spaces" / "team")
+    gone = server.http().get("/v1/facts?space=team")
+    assert gone.status_code == 503 and gone.json()["error"]["code"] == "memory_unavailable"
+    with pytest.raises(openai.InternalServerError):
+        server.ask(HOLLOW[1], "qf/team")
+    assert server.ask(ORVANE[1]) == ORVANE[0]

@@ -85,6 +85,7 @@ async def _http(request: Request, error: Exception) -> Response:
     told = {
         404: (f"There is nothing at {request.url.path[:100]!r}.", "not_found"),
         405: (f"{request.method[:20]} is not allowed here.", "method_not_allowed"),
+        408: (str(error.detail), "request_timeout"),
         413: (str(error.detail), "too_large"),
     }
     message, code = told.get(error.status_code, (str(error.detail), None))
@@ -334,9 +335,10 @@ def _space(serving: Serving, request: Request, name: str) -> dict[str, Any]:
 
 @routes.get("/health", responses={200: {"model": schemas.Health}})
 async def health(request: Request) -> Response:
-    """Whether the server answers."""
-    name = serving_of(request).spaces.root.name
-    return JSON({"status": "ok", "model": name, "version": __version__})
+    """Whether the server answers with its facts: 503 while their directory is gone."""
+    spaces = serving_of(request).spaces
+    spaces.check()
+    return JSON({"status": "ok", "model": spaces.root.name, "version": __version__})
 
 
 @routes.get(

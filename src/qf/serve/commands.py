@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
             typer.Option("--learn-from-chat", help='Learn from turns: "Remember that ...".'),
         ] = False,
         rate: Annotated[
-            int, typer.Option("--rate", min=0, help="Requests a minute for each key; 0: any.")
+            int, typer.Option("--rate", min=0, help="Requests a minute of each caller; 0: any.")
         ] = 0,
         max_facts: Annotated[
             int, typer.Option("--max-facts", min=1, help="Facts that a space may hold.")
@@ -61,7 +61,7 @@ def add_to(app: typer.Typer) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
         described = opening.read_tools(choice.tools)
         directory = server.memory_of(choice.model, choice.memory)
-        server.check_address(host, Keys(directory))
+        public = server.check_address(host, Keys(directory))
         bound = server.listening(host, port)  # a port in use is told before the model is loaded
         with say.progress("Loading the model ..."):
             opening.quieten()
@@ -76,6 +76,7 @@ def add_to(app: typer.Typer) -> None:
             )
         settings = Settings(
             learn_from_chat=learn_from_chat,
+            public=public,
             rate=rate,
             facts_per_space=max_facts,
             answer_tokens=max_tokens,

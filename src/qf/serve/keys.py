@@ -1,7 +1,8 @@
 """API keys: which exist, in which spaces they count, and what they allow there.
 
 A key is 256 random bits, of which the file keeps the SHA-256; a slow hash would protect a password,
-which can be guessed. The file is replaced as a whole and read again when it has changed.
+which can be guessed. The file is replaced as a whole and read again when it has changed. Where it
+is or was, requests need a key: an empty file lets nobody in, and neither does one that is gone.
 """
 
 from __future__ import annotations
@@ -62,29 +63,41 @@ class Key:
 
 
 class Keys:
-    """The keys of one server, in one file."""
+    """The keys of one server, in one file; `needed` where there is to be one from the beginning."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, needed: bool = False) -> None:
         self._file = directory / FILE
+        self._needed = needed
         self._seen: tuple[int, int, int] | None = None
         self._keys: dict[str, Key] = {}
 
     def all(self) -> list[Key]:
-        """All keys, the oldest first. Raises QFError for a file that cannot be read."""
+        """All keys, the oldest first. Raises QFError for a file that cannot be read, or is gone."""
         try:
             stat = self._file.stat()
+            self._needed = True
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if seen != self._seen:
                 found = [_key(fields) for fields in json.loads(self._file.read_text("utf-8"))]
                 self._keys, self._seen = {key.id: key for key in found}, seen
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             self._keys, self._seen = {}, None
+            if self._needed:
+                raise QFError(
+                    f"The keys in {self._file} are gone: bring the file back, or add a key with"
+                    " `qf keys add`."
+                ) from error
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise QFError(
                 f"The keys in {self._file} cannot be read ({error}): restore the file, or delete it"
                 " and add keys with `qf keys add`."
             ) from error
         return list(self._keys.values())
+
+    def needed(self) -> bool:
+        """Whether requests need a key, now and from now on. Raises QFError as `all` does."""
+        self.all()
+        return self._needed
 
     def add(self, name: str, spaces: Sequence[str], scopes: Sequence[str]) -> tuple[Key, str]:
         """Make a key; return what is kept of it, and its text, which is nowhere else."""

@@ -23,6 +23,7 @@ from qf.serve.serving import Serving, Settings
 from qf.serve.spaces import BASE, Spaces
 
 GRACE = 30  # seconds that replies have to end when the server is told to
+CONNECTIONS = 512  # that are open at a time; a process may often open no more than 1024 files
 
 
 def memory_of(model: str | None, memory: Path | None) -> Path:
@@ -42,7 +43,10 @@ def load_base(directory: Path, model: str | None, **options: Any) -> Model:
 
 
 def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any) -> Serving:
-    """The parts of a server over a model without facts, and a directory of spaces."""
+    """The parts of a server over a model without facts, and a directory of spaces.
+
+    Raises QFError for keys that cannot be read.
+    """
     transformer, metrics = root.transformer, Metrics()
     batch = Batch(transformer, root.family, root.layer, root.generator.pad_id)
     about = {
@@ -51,10 +55,12 @@ def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any)
         "layers": len(root.family.layers(transformer)),
         "parameters": transformer.num_parameters(),
     }
+    keys = Keys(directory, needed=settings.public)
+    keys.needed()  # from now on: keys that go while the model is served open nothing
     return Serving(
         spaces=Spaces(root, directory),
         engine=Engine(root.generator, batch, watch=metrics.watch, **engine),
-        keys=Keys(directory),
+        keys=keys,
         audit=Audit(directory),
         metrics=metrics,
         settings=settings,
@@ -62,13 +68,15 @@ def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any)
     )
 
 
-def check_address(host: str, keys: Keys) -> None:
-    """Refuse to be reached by others without keys. Raises QFError."""
-    if not keys.all() and not _loopback(host):
+def check_address(host: str, keys: Keys) -> bool:
+    """Whether others can reach this address. Raises QFError where they can, and need no key."""
+    public = not _loopback(host)
+    if public and not keys.all():
         raise QFError(
             f"The address {host} can be reached by others and there are no keys: add one with `qf"
             " keys add`, or leave --host out."
         )
+    return public
 
 
 def serve(serving: Serving, bound: socket.socket) -> None:
@@ -80,6 +88,7 @@ def serve(serving: Serving, bound: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=30,
+        limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=64 << 10,
     )
     uvicorn.Server(config).run(sockets=[bound])

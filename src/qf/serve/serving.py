@@ -22,9 +22,12 @@ class Settings:
     """What a server allows; 0 for `rate` is no bound."""
 
     learn_from_chat: bool = False
+    public: bool = False  # others can reach it, so that every request needs a key
     rate: int = 0  # requests in a minute, of one caller
     body_bytes: int = 1 << 20
     import_bytes: int = 64 << 20
+    body_seconds: float = 60.0  # that a body may take to arrive
+    import_seconds: float = 600.0
     prompt_chars: int = 100_000
     answer_tokens: int = 1024
     facts_per_space: int = 10_000

@@ -13,9 +13,11 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qf.errors import MemoryFault
 from qf.memory import Fact
 from qf.model import Model
 from qf.recall import Recall
@@ -90,16 +92,32 @@ class Spaces:
     def __init__(self, root: Model, directory: Path) -> None:
         self.root, self._directory = root, directory
         self._open: dict[str, Space] = {}
+        with suppress(OSError):  # where it may not be made, there is nothing to lose
+            directory.mkdir(parents=True, exist_ok=True)
+        self._inode = _inode(directory)
+
+    def check(self) -> None:
+        """Raise MemoryFault where the directory is gone, or is another than at the beginning.
+
+        Its spaces would look empty, or not there, and be made anew beside those that were taught.
+        """
+        if self._inode is not None and _inode(self._directory) != self._inode:
+            raise MemoryFault(
+                f"The memory {self._directory} is gone, or another was put in its place: put it"
+                " back, or start the server again."
+            )
 
     def names(self) -> list[str]:
-        """All spaces, `default` first and `shared` last."""
+        """All spaces, `default` first and `shared` last. Raises MemoryFault as `check` does."""
+        self.check()
         below = self._directory / "spaces"
         there = {p.name for p in below.iterdir() if p.is_dir()} if below.is_dir() else set()
         others = {n for n in there | set(self._open) if NAME.fullmatch(n)}
         return [DEFAULT, *sorted(others - {DEFAULT, SHARED, BASE}), SHARED]
 
     def exists(self, name: str) -> bool:
-        """Whether there is a space of this name."""
+        """Whether there is a space of this name. Raises MemoryFault as `check` does."""
+        self.check()
         return (
             name in (DEFAULT, SHARED)
             or name in self._open
@@ -108,6 +126,7 @@ class Spaces:
 
     def get(self, name: str) -> Space:
         """A space, opened now if it is not yet. Raises APIError, or MemoryFault."""
+        self.check()
         if name not in self._open:
             if not self.exists(name):
                 raise APIError(
@@ -151,6 +170,14 @@ class Spaces:
 
     def _path(self, name: str) -> Path:
         return self._directory if name == DEFAULT else self._directory / "spaces" / name
+
+
+def _inode(directory: Path) -> int | None:
+    """What tells a directory from others; its device would not, which changes with a mount."""
+    try:
+        return directory.stat().st_ino
+    except OSError:
+        return None
 
 
 def _no_fact(fact_id: str, space: str, why: str = "List them with GET /v1/facts.") -> APIError:
