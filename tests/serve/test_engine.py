@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from qf.serve.engine import BESIDE
 from qf.serve.serving import Settings
 from tests.serve.conftest import Start
 from tests.serve.servers import HOLLOW, HOLLOW_TOLD, UNKNOWN, Hold, Server, until
@@ -31,6 +32,19 @@ def chat(server: Server, query: str, model: str = "qf/default", **more: Any) -> 
 
 def said(chunks: Any) -> str:
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+
+
+def stepping(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done from now on, in order; steps of the batch are "step"."""
+    order: list[str] = []
+    take = server.serving.engine._take
+
+    def stepped(*args: Any) -> None:
+        order.append("step")
+        take(*args)
+
+    monkeypatch.setattr(server.serving.engine, "_take", stepped)
+    return order
 
 
 def test_sixteen_at_once_are_answered_as_each_alone(start: Start) -> None:
@@ -122,6 +136,45 @@ def test_between_two_steps_one_fact_is_learned_at_most(
     assert all("step" in order[a:b] for a, b in pairwise(places))
 
 
+def test_prompts_are_read_a_few_at_a_time_beside_a_reply(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    order = stepping(server, monkeypatch)
+    batch: Any = server.serving.engine._batch
+    join = batch.join
+
+    def joined(asked: Any, memories: Any) -> Any:
+        order.append(str(len(asked) * max(len(a.ids) for a in asked)))
+        return join(asked, memories)
+
+    monkeypatch.setattr(batch, "join", joined)
+    prompts = ["Alibaba was started by Jack Ma. " * 25] * 12
+    many = {"model": "qf/base", "prompt": prompts, "max_tokens": 2}
+
+    def read() -> list[int]:
+        return [int(what) for what in order if what != "step"]
+
+    server.openai().completions.create(**many)
+    alone, total = read(), sum(read())
+    assert total > 2 * BESIDE and alone[0] > BESIDE  # nobody waits for it
+    hold = Hold(server)
+    hold.on()
+    stream = chat(server, "Who started Alibaba?", stream=True)
+    next(stream)
+    order.clear()
+    waiting = threading.Thread(target=server.openai().completions.create, kwargs=many)
+    waiting.start()
+    until(lambda: server.serving.engine.load()["waiting"])
+    hold.off()
+    waiting.join()
+    assert said(stream) == "Alibaba was started by Jack Ma."
+    assert sum(read()) == total and max(read()) <= BESIDE
+    places = [i for i, what in enumerate(order) if what != "step"]
+    # A pass over prompts takes their first tokens; then all replies have a step.
+    assert all(order[a + 1 : b].count("step") >= 2 for a, b in pairwise(places))
+
+
 def test_beyond_a_bound_requests_are_told_to_come_again(start: Start) -> None:
     server = start(rows=1, waiting=2)
     hold = Hold(server)
@@ -147,6 +200,15 @@ def test_beyond_a_bound_requests_are_told_to_come_again(start: Start) -> None:
         "Alibaba was started by Jack Ma."
     ] * 2
     assert "Alibaba" in said(first)
+
+
+def test_more_replies_than_can_ever_wait_are_refused_for_good(start: Start) -> None:
+    server = start(waiting=2)
+    with pytest.raises(openai.BadRequestError) as refused:
+        server.openai().completions.create(model="qf/base", prompt=["a", "b"], n=2)
+    assert refused.value.code == "too_many_replies"
+    assert "4 replies" in str(refused.value) and "takes 2" in str(refused.value)
+    assert server.openai().completions.create(model="qf/base", prompt=["a"], n=2).choices[1]
 
 
 def test_beyond_a_bound_facts_are_told_to_come_again(

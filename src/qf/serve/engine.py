@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from qf.generate import Generator
 from qf.recall import Asked, Recall
 from qf.serve.batch import Batch
-from qf.serve.errors import LateError, OverloadError, StoppedError
+from qf.serve.errors import LateError, OverloadError, StoppedError, TooManyError
 from qf.serve.sampling import Sampler, Sampling, Token
 from qf.serve.text import Transcript
 
@@ -31,6 +31,7 @@ WAITING = 128  # requests that wait for a place
 JOBS = 64  # jobs that learn and wait
 LOOKS = 1024  # and others
 READ = 4096  # tokens of prompts that are read in one pass
+BESIDE = 1024  # and while replies are under way, which wait for that pass
 
 T = TypeVar("T")
 Memories = Callable[[Sequence[str]], list[Recall]]
@@ -137,7 +138,7 @@ class Engine:
     ) -> list[Stream]:
         """Queue replies to prompts, which are made when it is their turn.
 
-        What making a prompt raises is the reply's error. Raises OverloadError or
+        What making a prompt raises is the reply's error. Raises OverloadError, TooManyError or
         StoppedError. The i-th reply is drawn with the seed plus i.
         """
         streams: list[Stream] = []
@@ -151,6 +152,8 @@ class Engine:
             streams.append(Stream(i, pieces, prompt, memories, *drawn))
         with self._awake:
             self._check_open()
+            if len(streams) > self._bound:
+                raise TooManyError(len(streams), self._bound)
             if len(self._waiting) + len(streams) > self._bound:
                 raise OverloadError("requests", retry_after=1 + len(self._waiting) // self._rows)
             self._waiting += streams
@@ -259,7 +262,8 @@ class Engine:
             self._streams = streams
 
     def _admit(self) -> None:
-        """Read the prompts of those that wait, as far as there is room."""
+        """Read the prompts of those that wait, as far as there is room; others a step later."""
+        most = BESIDE if self._streams else READ
         new: list[Stream] = []
         asked: list[Asked] = []
         memories: list[list[Recall]] = []
@@ -268,7 +272,7 @@ class Engine:
             try:
                 stream.asked = stream.asked or stream.prompt()
                 longest = max(len(a.ids) for a in (*asked, stream.asked))
-                if new and longest * (len(new) + 1) > READ:
+                if new and longest * (len(new) + 1) > most:
                     break
                 recalls = stream.memories([stream.asked.query])
             except Exception as error:  # its own: the others are not concerned
