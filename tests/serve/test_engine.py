@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from qf.method import layers
+from qf.serve import facts
 from qf.serve.engine import BESIDE
 from qf.serve.serving import Settings
 from tests.serve.conftest import Start
@@ -134,6 +136,52 @@ def test_between_two_steps_one_fact_is_learned_at_most(
     places = [i for i, what in enumerate(order) if what == "learn"]
     assert len(places) == 3
     assert all("step" in order[a:b] for a, b in pairwise(places))
+
+
+def test_a_sweep_of_the_layers_gives_way_to_a_reply_after_every_probe(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    plain = server.ask("Who started Alibaba?", max_tokens=40, extra_body={"ignore_eos": True})
+    order = stepping(server, monkeypatch)
+    answered = layers._answered
+
+    def read(*args: Any) -> Any:
+        order.append("probe")
+        return answered(*args)
+
+    monkeypatch.setattr(layers, "_answered", read)
+    monkeypatch.setattr(facts, "PROBES", facts.PROBES[:2])
+    monkeypatch.setitem(server.serving.about, "layers", 3)
+    hold = Hold(server)
+    hold.on()
+    more = {"max_tokens": 40, "extra_body": {"ignore_eos": True}}
+    stream = chat(server, "Who started Alibaba?", stream=True, **more)
+    first = next(stream)
+    told = server.http().post("/v1/layers").text  # each of its jobs lets one step pass
+    hold.off()
+    assert said([first, *stream]) == plain
+    assert told.count("event: layer") == 3 and "event: done" in told
+    places = [i for i, what in enumerate(order) if what == "probe"]
+    assert len(places) == 3 * 3  # two probes a layer, and what is known
+    assert all("step" in order[a:b] for a, b in pairwise(places))
+
+
+def test_two_clients_measure_the_layers_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start()
+    monkeypatch.setattr(facts, "PROBES", facts.PROBES[:1])
+    monkeypatch.setitem(server.serving.about, "layers", 3)
+    told: list[str] = []
+    both = [
+        threading.Thread(target=lambda: told.append(server.http().post("/v1/layers").text))
+        for _ in range(2)
+    ]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert told[0] == told[1]
+    assert [s["layer"] for s in server.http().get("/v1/layers").json()["data"]] == [0, 1, 2]
 
 
 def test_prompts_are_read_a_few_at_a_time_beside_a_reply(

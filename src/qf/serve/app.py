@@ -54,6 +54,7 @@ def create_app(serving: Serving) -> FastAPI:
     )  # fmt: skip
     app.state.serving = serving
     app.state.replays, app.state.layers = Replays(), []
+    app.state.sweeping = asyncio.Lock()
     app.include_router(routes)
     app.include_router(facts.routes)
     app.add_exception_handler(RequestValidationError, _invalid)

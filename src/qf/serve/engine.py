@@ -5,7 +5,7 @@
     batch     those that are: one pass gives each its next token
 
 A learn therefore never delays a reply by more than itself, and a reply keeps the facts that it
-began with (`qf.serve.batch`). Knows nothing of HTTP.
+began with (`qf.serve.batch`). What takes longer is to come as many jobs. Knows nothing of HTTP.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from qf.cues import words
 from qf.errors import LessonError, QFError
 from qf.lesson import AlignedTokens, Lesson
 from qf.memory import Fact, FactRows
-from qf.method.layers import LayerScore, best, sweep
+from qf.method.layers import LayerScore, best, sweeping
 from qf.method.probes import KNOWN, PROBES
 from qf.model import LearnedToken, OnStep
 from qf.serve import schemas
@@ -442,27 +442,37 @@ async def layers(request: Request) -> Response:
 
 @routes.post("/v1/layers", responses={200: _SSE})
 async def measure_layers(request: Request) -> Response:
-    """Measure it, a layer at a time; what was measured before is told again."""
+    """Measure it, layer by layer; what was measured before is told again.
+
+    Replies and lessons come between any two probes.
+    """
     serving, caller = serving_of(request), caller_of(request)
     if not {"teach", "admin"} & set(caller.scopes):
         raise APIError(403, "Measuring layers needs the scope teach.", "permission_denied")
     scores: list[LayerScore] = request.app.state.layers
     root = serving.spaces.root
+    sweeps: asyncio.Lock = request.app.state.sweeping
 
-    def measure(index: int) -> None:
-        if any(s.layer == index for s in scores):
-            return
-        where = root.transformer, root.family, root.tokenizer
-        scores.extend(sweep(*where, PROBES, KNOWN, layers=[index], system=root.system))
+    async def measured(index: int) -> LayerScore:
+        async with sweeps:  # two clients at once measure a layer once
+            found = next((s for s in scores if s.layer == index), None)
+            if found is not None:
+                return found
+            where = root.transformer, root.family, root.tokenizer
+            pieces = sweeping(*where, PROBES, KNOWN, layers=[index], system=root.system)
+            while found is None:
+                found = await serving.engine.run(partial(next, pieces), learns=True)
+            scores.append(found)
+            return found
 
     async def content() -> AsyncIterator[str]:
         for index in range(serving.about["layers"]):
             try:
-                await serving.engine.run(partial(measure, index), learns=True)
+                score = await measured(index)
             except Exception as error:
                 yield _failure("layers", error)
                 return
-            yield event("layer", _score(next(s for s in scores if s.layer == index)))
+            yield event("layer", _score(score))
         yield event("done", {"best": best(scores).layer})
 
     return StreamingResponse(content(), media_type="text/event-stream")
