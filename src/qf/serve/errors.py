@@ -68,10 +68,12 @@ class StoppedError(APIError):
 
 
 class LateError(APIError):
-    """A reply took longer than the server gives it."""
+    """What was asked for took longer than the server gives it."""
 
-    def __init__(self) -> None:
-        super().__init__(504, "The reply took too long and was given up: ask for less.", "timeout")
+    def __init__(
+        self, message: str = "The reply took too long and was given up: ask for less."
+    ) -> None:
+        super().__init__(504, message, "timeout")
 
 
 def api_error(error: BaseException) -> APIError:

@@ -26,7 +26,7 @@ from qf.model import LearnedToken, OnStep
 from qf.serve import schemas
 from qf.serve.errors import JSON, APIError, api_error, dumps
 from qf.serve.idempotency import Replays
-from qf.serve.serving import Serving, caller_of, request_id, serving_of
+from qf.serve.serving import Serving, caller_of, request_id, serving_of, unless_gone
 from qf.serve.spaces import UNDO_SECONDS, Space
 from qf.study import sentences
 
@@ -113,7 +113,8 @@ async def teach(
     if body.stream:
         return _live(request, body, headers)
     if not idempotency_key:
-        return JSON(await learn(request, body), status_code=201, headers=headers)
+        fact = await unless_gone(request, learn(request, body))
+        return JSON(fact, status_code=201, headers=headers)
     digest = hashlib.sha256(dumps(body.model_dump(mode="json")).encode()).hexdigest()
     replays: Replays = request.app.state.replays
     fact, again = await replays.once(
@@ -133,9 +134,12 @@ def _live(request: Request, body: schemas.FactRequest, headers: dict[str, str]) 
         yield event("queued", {"position": serving.engine.load()["learning"]})
         task = asyncio.ensure_future(learn(request, body, steps))
         task.add_done_callback(lambda _: queue.put_nowait(None))
-        while (item := await queue.get()) is not None:
-            yield event(*item)
-        yield _outcome("fact", task)
+        try:
+            while (item := await queue.get()) is not None:
+                yield event(*item)
+            yield _outcome("fact", task)
+        finally:  # a client that left frees its place
+            task.cancel()
 
     return StreamingResponse(content(), media_type="text/event-stream", headers=headers)
 
@@ -417,7 +421,7 @@ async def import_(request: Request, space: SPACE = "default") -> Response:
         counts = {"imported": len(new), "replaced": len(replaced), "skipped": len(skipped)}
         return {"object": "qf.import", **counts, "ids": [f.id for f in new]}
 
-    return JSON(await serving.engine.run(work, learns=True))
+    return JSON(await unless_gone(request, serving.engine.run(work, learns=True)))
 
 
 # Which layer
