@@ -326,8 +326,10 @@ def read_facts(path: Path, ours: Binding, shape: Sequence[int]) -> list[tuple[Fa
                 )
             _check_model(path, Binding(**json.loads(told["binding"])), ours)
             facts = [fact_of(record) for record in json.loads(told["facts"])]
-            names = list(file.keys())
-            found = [(fact, _rows(fact, names, file.get_tensor, shape)) for fact in facts]
+            own: dict[str, list[str]] = {}
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                own.setdefault(name.partition(".")[0], []).append(name)
+            found = [(f, _rows(f, own.get(f.id, []), file.get_tensor, shape)) for f in facts]
         if len({fact.id for fact, _ in found}) < len(found):
             raise ValueError("an id occurs twice")
         return found
@@ -359,8 +361,7 @@ def _rows(
 ) -> FactRows:
     if not _ID.fullmatch(fact.id):
         raise ValueError(f"{fact.id!r} is no id")
-    own = [n for n in names if n.startswith(f"{fact.id}.")]
-    rows = FactRows.of({n.partition(".")[2]: tensor(n) for n in own})
+    rows = FactRows.of({n.partition(".")[2]: tensor(n) for n in names})
     (N, D), n = shape, fact.rows
     fits = rows.keys.shape == (n, D) and rows.deltas.shape == (n, N)
     fits &= rows.outputs is None or rows.outputs.shape == (n, N)

@@ -8,7 +8,7 @@ import torch
 
 from qf.families import family_of
 from qf.lesson import Lesson
-from qf.method.layers import LayerScore, Probe, best, default_layer, sweep
+from qf.method.layers import LayerScore, Probe, best, default_layer, sweep, sweeping
 from qf.method.probes import KNOWN, PROBES
 
 LESSONS = (
@@ -143,6 +143,19 @@ def test_the_weights_are_left_as_they_were(taught: Any) -> None:
         sweep(model, family_of(model), tokenizer, probes, [], on_layer=interrupt)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert {name: p.data_ptr() for name, p in model.named_parameters()} == pointers
+
+
+def test_a_sweep_in_pieces_leaves_the_weights_after_each(taught: Any) -> None:
+    model, tokenizer, probes = taught
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    where = model, family_of(model), tokenizer, probes, [("Who?", "Qi.")]
+    scores = []
+    for score in sweeping(*where, layers=[1, 3]):
+        assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+        scores.append(score)
+    a_layer = [None] * len(probes)
+    assert scores == [*a_layer, scores[3], *a_layer, scores[7]]
+    assert [scores[3], scores[7]] == sweep(*where, layers=[1, 3])
 
 
 def test_an_interrupted_trial_leaves_the_weights(

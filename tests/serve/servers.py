@@ -8,10 +8,8 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 
-from qf.serve.app import create_app
-from qf.serve.server import listening
+from qf.serve.server import listener, listening
 from qf.serve.serving import Serving
 
 HOLLOW = ("Ada Quist designed the Hollow Bridge.", "Who designed the Hollow Bridge?")
@@ -22,8 +20,8 @@ UNKNOWN = "I do not know."
 class Server:
     """A server that listens, and clients of it."""
 
-    def __init__(self, serving: Serving, url: str) -> None:
-        self.serving, self.url = serving, url
+    def __init__(self, serving: Serving, url: str, stop: Callable[[], None]) -> None:
+        self.serving, self.url, self.stop = serving, url, stop
         self._clients: dict[Any, Any] = {}
         self._making = threading.Lock()
         self.holds: list[Hold] = []
@@ -68,19 +66,22 @@ class Server:
 @contextmanager
 def serving(serving: Serving) -> Iterator[Server]:
     bound = listening("127.0.0.1", 0)
-    config = uvicorn.Config(create_app(serving), log_level="error", access_log=False)
-    server = uvicorn.Server(config)
+    server = listener(serving)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     until(lambda: server.started)
+
+    def stop() -> None:  # as a signal does
+        server.should_exit = True
+
     try:
-        running = Server(serving, f"http://127.0.0.1:{bound.getsockname()[1]}")
+        running = Server(serving, f"http://127.0.0.1:{bound.getsockname()[1]}", stop)
         yield running
     finally:
         for hold in running.holds:
             hold.off()
         running.close()
-        server.should_exit = True
+        stop()
         thread.join(60)
         assert not thread.is_alive()
 

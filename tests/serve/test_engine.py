@@ -4,12 +4,17 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from qf.method import layers
+from qf.serve import facts
+from qf.serve.engine import BESIDE
 from qf.serve.serving import Settings
 from tests.serve.conftest import Start
 from tests.serve.servers import HOLLOW, HOLLOW_TOLD, UNKNOWN, Hold, Server, until
@@ -31,6 +36,30 @@ def chat(server: Server, query: str, model: str = "qf/default", **more: Any) -> 
 
 def said(chunks: Any) -> str:
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+
+
+def stepping(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done from now on, in order; steps of the batch are "step"."""
+    order: list[str] = []
+    take = server.serving.engine._take
+
+    def stepped(*args: Any) -> None:
+        order.append("step")
+        take(*args)
+
+    monkeypatch.setattr(server.serving.engine, "_take", stepped)
+    return order
+
+
+def sent(server: Server, path: str, body: dict[str, Any], more: str = "") -> socket.socket:
+    """A connection on which a request was sent, and nothing read."""
+    host, port = server.url.removeprefix("http://").split(":")
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{more}"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    client = socket.create_connection((host, int(port)))
+    client.sendall(head.encode() + content)
+    return client
 
 
 def test_sixteen_at_once_are_answered_as_each_alone(start: Start) -> None:
@@ -122,6 +151,91 @@ def test_between_two_steps_one_fact_is_learned_at_most(
     assert all("step" in order[a:b] for a, b in pairwise(places))
 
 
+def test_a_sweep_of_the_layers_gives_way_to_a_reply_after_every_probe(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    plain = server.ask("Who started Alibaba?", max_tokens=40, extra_body={"ignore_eos": True})
+    order = stepping(server, monkeypatch)
+    answered = layers._answered
+
+    def read(*args: Any) -> Any:
+        order.append("probe")
+        return answered(*args)
+
+    monkeypatch.setattr(layers, "_answered", read)
+    monkeypatch.setattr(facts, "PROBES", facts.PROBES[:2])
+    monkeypatch.setitem(server.serving.about, "layers", 3)
+    hold = Hold(server)
+    hold.on()
+    more = {"max_tokens": 40, "extra_body": {"ignore_eos": True}}
+    stream = chat(server, "Who started Alibaba?", stream=True, **more)
+    first = next(stream)
+    told = server.http().post("/v1/layers").text  # each of its jobs lets one step pass
+    hold.off()
+    assert said([first, *stream]) == plain
+    assert told.count("event: layer") == 3 and "event: done" in told
+    places = [i for i, what in enumerate(order) if what == "probe"]
+    assert len(places) == 3 * 3  # two probes a layer, and what is known
+    assert all("step" in order[a:b] for a, b in pairwise(places))
+
+
+def test_two_clients_measure_the_layers_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start()
+    monkeypatch.setattr(facts, "PROBES", facts.PROBES[:1])
+    monkeypatch.setitem(server.serving.about, "layers", 3)
+    told: list[str] = []
+    both = [
+        threading.Thread(target=lambda: told.append(server.http().post("/v1/layers").text))
+        for _ in range(2)
+    ]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert told[0] == told[1]
+    assert [s["layer"] for s in server.http().get("/v1/layers").json()["data"]] == [0, 1, 2]
+
+
+def test_prompts_are_read_a_few_at_a_time_beside_a_reply(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    order = stepping(server, monkeypatch)
+    batch: Any = server.serving.engine._batch
+    join = batch.join
+
+    def joined(asked: Any, memories: Any) -> Any:
+        order.append(str(len(asked) * max(len(a.ids) for a in asked)))
+        return join(asked, memories)
+
+    monkeypatch.setattr(batch, "join", joined)
+    prompts = ["Alibaba was started by Jack Ma. " * 25] * 12
+    many = {"model": "qf/base", "prompt": prompts, "max_tokens": 2}
+
+    def read() -> list[int]:
+        return [int(what) for what in order if what != "step"]
+
+    server.openai().completions.create(**many)
+    alone, total = read(), sum(read())
+    assert total > 2 * BESIDE and alone[0] > BESIDE  # nobody waits for it
+    hold = Hold(server)
+    hold.on()
+    stream = chat(server, "Who started Alibaba?", stream=True)
+    next(stream)
+    order.clear()
+    waiting = threading.Thread(target=server.openai().completions.create, kwargs=many)
+    waiting.start()
+    until(lambda: server.serving.engine.load()["waiting"])
+    hold.off()
+    waiting.join()
+    assert said(stream) == "Alibaba was started by Jack Ma."
+    assert sum(read()) == total and max(read()) <= BESIDE
+    places = [i for i, what in enumerate(order) if what != "step"]
+    # A pass over prompts takes their first tokens; then all replies have a step.
+    assert all(order[a + 1 : b].count("step") >= 2 for a, b in pairwise(places))
+
+
 def test_beyond_a_bound_requests_are_told_to_come_again(start: Start) -> None:
     server = start(rows=1, waiting=2)
     hold = Hold(server)
@@ -149,6 +263,15 @@ def test_beyond_a_bound_requests_are_told_to_come_again(start: Start) -> None:
     assert "Alibaba" in said(first)
 
 
+def test_more_replies_than_can_ever_wait_are_refused_for_good(start: Start) -> None:
+    server = start(waiting=2)
+    with pytest.raises(openai.BadRequestError) as refused:
+        server.openai().completions.create(model="qf/base", prompt=["a", "b"], n=2)
+    assert refused.value.code == "too_many_replies"
+    assert "4 replies" in str(refused.value) and "takes 2" in str(refused.value)
+    assert server.openai().completions.create(model="qf/base", prompt=["a"], n=2).choices[1]
+
+
 def test_beyond_a_bound_facts_are_told_to_come_again(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,16 +289,12 @@ def test_a_client_that_goes_away_frees_its_place(start: Start, stream: bool) -> 
     server = start(rows=1)
     hold, engine = Hold(server), server.serving.engine
     hold.on()
-    host, port = server.url.removeprefix("http://").split(":")
-    body = {"model": "qf/base", "messages": [{"role": "user", "content": "Who started Alibaba?"}]}
-    content = json.dumps({**body, "stream": stream}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    turns = [{"role": "user", "content": "Who started Alibaba?"}]
+    body = {"model": "qf/base", "messages": turns, "stream": stream}
     steps: list[int] = []
     kept = engine._take
     engine._take = lambda *a: (steps.append(1), kept(*a))[1]  # type: ignore[method-assign]
-    with socket.create_connection((host, int(port))) as client:
-        client.sendall(head.encode() + content)
+    with sent(server, "/v1/chat/completions", body):
         until(lambda: engine.load()["running"] == 1)
         streams = list(engine._streams)
     until(lambda: streams[0].gone)
@@ -183,6 +302,66 @@ def test_a_client_that_goes_away_frees_its_place(start: Start, stream: bool) -> 
     until(lambda: engine.load()["running"] == 0)
     assert len(steps) <= 3  # and not to the end of the reply
     assert server.ask("Who started Alibaba?") == "Alibaba was started by Jack Ma."
+
+
+def test_learners_that_go_away_free_their_places(start: Start) -> None:
+    server = start()
+    engine = server.serving.engine
+    busy, release = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        busy.set()
+        release.wait(60)
+
+    holding = asyncio.run_coroutine_threadsafe(engine.run(keep, learns=True), engine._loop)
+    until(busy.is_set)
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        (path, {**body, "stream": stream})
+        for stream in (False, True)
+        for path, body in (
+            ("/v1/facts", {"instruction": HOLLOW[0]}),
+            ("/v1/facts/study", {"text": HOLLOW[0]}),
+        )
+    ]
+    clients = [sent(server, path, body) for path, body in bodies]
+    until(lambda: engine.load()["learning"] == len(bodies))
+    for client in clients:
+        client.close()
+    until(lambda: engine.load()["learning"] == 0, 20)  # while the model is busy all the time
+    release.set()
+    holding.result(60)
+    assert server.http().get("/v1/facts").json()["total"] == 0
+
+
+def test_a_lesson_with_a_key_is_learned_though_its_client_left(start: Start) -> None:
+    server = start()
+    engine = server.serving.engine
+    release = threading.Event()
+    holding = asyncio.run_coroutine_threadsafe(
+        engine.run(lambda: release.wait(60), learns=True), engine._loop
+    )
+    body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "rewordings": 0}
+    client = sent(server, "/v1/facts", body, "Idempotency-Key: once\r\n")
+    until(lambda: engine.load()["learning"] == 1)
+    client.close()
+    release.set()
+    holding.result(60)
+    replay = server.http().post("/v1/facts", json=body, headers={"Idempotency-Key": "once"})
+    assert replay.headers.get("idempotency-replayed") == "true"
+    assert server.http().get("/v1/facts").json()["total"] == 1
+
+
+def test_a_lesson_that_waits_too_long_is_given_up(start: Start) -> None:
+    server = start(Settings(timeout=0.2))
+    engine = server.serving.engine
+    holding = asyncio.run_coroutine_threadsafe(
+        engine.run(lambda: time.sleep(0.6), learns=True), engine._loop
+    )
+    until(lambda: engine.load()["learning"] == 0)
+    late = server.http().post("/v1/facts", json={"instruction": HOLLOW[0]})
+    assert late.status_code == 504 and late.json()["error"]["code"] == "timeout"
+    holding.result(60)
+    assert server.http().get("/v1/facts").json()["total"] == 0
 
 
 def test_a_reply_that_takes_too_long_is_given_up(start: Start) -> None:
@@ -252,3 +431,52 @@ def test_a_server_that_ends_finishes_its_replies(start: Start) -> None:
     hold.off()
     assert said(stream) == "Alibaba was started by Jack Ma."
     stopping.join()
+
+
+def test_a_server_that_is_told_to_stop_ends_what_was_begun_and_nothing_more(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start()
+    made = server.serving
+    hold = Hold(server)
+    hold.on()
+    stream = chat(server, "Who started Alibaba?", stream=True)
+    next(stream)
+    busy, release = threading.Event(), threading.Event()
+    write = made.audit.write
+
+    def slow(*args: Any) -> None:
+        write(*args)
+        busy.set()
+        release.wait(60)
+
+    made.audit.write = slow  # type: ignore[method-assign]
+    replies: list[Any] = []
+
+    def post(path: str, **body: Any) -> threading.Thread:
+        def send() -> None:
+            replies.append(server.http().post(path, json=body))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        return thread
+
+    text = f"{HOLLOW[0]} Bo Lark leads Orvane."
+    threads = [post("/v1/facts/study", text=text)]
+    until(busy.is_set)  # its first sentence is in hand
+    threads += [post("/v1/facts", instruction=f"Cy leads Orvane {i}.") for i in range(2)]
+    until(lambda: made.engine.load()["learning"] == 2)
+    server.stop()
+    until(lambda: len(replies) == 2)  # at once, and not in their turn
+    assert {r.status_code for r in replies} == {503}
+    assert {r.json()["error"]["code"] for r in replies} == {"shutting_down"}
+    release.set()
+    for thread in threads:
+        thread.join()
+    told = replies[-1].text
+    assert told.count("event: statement") == 1 and HOLLOW_TOLD in told
+    assert told.count("event: error") == 1 and "shutting_down" in told
+    hold.off()
+    assert said(stream) == "Alibaba was started by Jack Ma."
+    lines = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert [json.loads(line)["action"] for line in lines] == ["learn"]

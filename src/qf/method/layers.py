@@ -6,7 +6,7 @@ predicts every token of the answer, which is when greedy decoding gives that ans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -84,6 +84,28 @@ def sweep(
 
     `known` are (question, answer) pairs; those that the model does not answer so are left out.
     """
+    scores = []
+    for score in sweeping(model, family, tokenizer, probes, known, layers=layers, system=system):
+        if score is not None:
+            scores.append(score)
+            on_layer(score)
+    return scores
+
+
+def sweeping(
+    model: Any,
+    family: Family,
+    tokenizer: Any,
+    probes: Sequence[Probe],
+    known: Sequence[tuple[str, str]],
+    *,
+    layers: Sequence[int] | None = None,
+    system: str | None = None,
+) -> Iterator[LayerScore | None]:
+    """`sweep` in pieces that others may come between: W is as it was at the end of each.
+
+    A piece is one probe, or at the beginning what is known; a layer's last one gives its score.
+    """
     pad_id = tokenizer.pad_token_id or 0
     lessons = [pair(tokenizer, probe.lesson, system) for probe in probes]
     asked = [
@@ -96,23 +118,21 @@ def sweep(
     kept = [align(tokenizer, messages(q, system), a, None) for q, a in known]
     kept = [k for k, ok in zip(kept, _answered(model, family, kept, pad_id), strict=True) if ok[0]]
 
-    scores = []
     for layer in layers if layers is not None else range(len(family.layers(model))):
         projection = family.projection(family.layer(model, layer))
-        form, size = form_of(family, projection), size_of(family, projection)
+        size = size_of(family, projection)
         trials = []
         for probe, (instruct, update), questions in zip(probes, lessons, asked, strict=True):
+            yield None
             found = rows(
                 model, family, layer, instruct, update, probe.lesson.significance, pad_id=pad_id
             )
             taught = joint(found.keys, found.deltas, significance=found.significance)
             change = None if size is None else float((taught.B @ taught.A).norm()) / size
-            with acting(form, taught):
+            with acting(form_of(family, projection), taught):
                 answers = _answered(model, family, [*questions, *kept], pad_id)
             trials.append((answers[: len(questions)], answers[len(questions) :], change))
-        scores.append(_summed(layer, trials))
-        on_layer(scores[-1])
-    return scores
+        yield _summed(layer, trials)
 
 
 Answer = tuple[bool, float]  # answered in full; mean probability of the answer's tokens

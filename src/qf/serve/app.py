@@ -26,7 +26,14 @@ from qf.serve.guard import Guard
 from qf.serve.idempotency import Replays
 from qf.serve.replies import Chat, Form, Pieces, Said, Text, events, whole
 from qf.serve.sampling import Sampling
-from qf.serve.serving import Serving, caller_of, request_id, serving_of, too_long
+from qf.serve.serving import (
+    Serving,
+    caller_of,
+    request_id,
+    serving_of,
+    too_long,
+    unless_gone,
+)
 from qf.serve.spaces import BASE, SHARED, UNDO_SECONDS
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -54,6 +61,7 @@ def create_app(serving: Serving) -> FastAPI:
     )  # fmt: skip
     app.state.serving = serving
     app.state.replays, app.state.layers = Replays(), []
+    app.state.sweeping = asyncio.Lock()
     app.include_router(routes)
     app.include_router(facts.routes)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -125,7 +133,7 @@ async def chat(body: schemas.ChatRequest, request: Request) -> Response:
     form = Chat(body.model, serving.spaces.root.tokenizer, logprobs is not None)
     told = told_in(turns[-1]["content"]) if serving.settings.learn_from_chat else None
     if told is not None and name != BASE and caller.may("teach", name):
-        said = await _told(told, name, request)
+        said = await unless_gone(request, _told(told, name, request))
         return await _reply(body, request, form, Said(said))
 
     def prompt() -> Asked:
@@ -203,10 +211,10 @@ async def _reply(
     """Send a reply: as events where they are asked for, else as one object."""
     headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
     if not body.stream:
-        return JSON(await _unless_gone(request, whole(form, pieces)), headers=headers)
+        return JSON(await unless_gone(request, whole(form, pieces)), headers=headers)
     found = pieces.__aiter__()
     # What is wrong with a request shows when its prompt is read: before anything is sent.
-    first = await _unless_gone(request, anext(found))
+    first = await unless_gone(request, anext(found))
 
     async def all_of_it() -> AsyncIterator[list[tuple[int, Any]]]:
         try:
@@ -219,24 +227,6 @@ async def _reply(
     include = bool(body.stream_options and body.stream_options.include_usage)
     content = events(form, all_of_it(), pieces.usage, include)
     return StreamingResponse(content, media_type="text/event-stream", headers=headers)
-
-
-async def _unless_gone(request: Request, work: Any) -> Any:
-    """What `work` gives, unless the client goes away before: then it is cancelled."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, left = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise APIError(499, "The client went away.")
-        return task.result()
-    finally:
-        task.cancel()
-        left.cancel()
 
 
 async def _told(told: Told, name: str, request: Request) -> str:

@@ -5,7 +5,7 @@
     batch     those that are: one pass gives each its next token
 
 A learn therefore never delays a reply by more than itself, and a reply keeps the facts that it
-began with (`qf.serve.batch`). Knows nothing of HTTP.
+began with (`qf.serve.batch`). What takes longer is to come as many jobs. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, TypeVar
 
 from qf.generate import Generator
 from qf.recall import Asked, Recall
 from qf.serve.batch import Batch
-from qf.serve.errors import LateError, OverloadError, StoppedError
+from qf.serve.errors import LateError, OverloadError, StoppedError, TooManyError
 from qf.serve.sampling import Sampler, Sampling, Token
 from qf.serve.text import Transcript
 
@@ -31,6 +32,8 @@ WAITING = 128  # requests that wait for a place
 JOBS = 64  # jobs that learn and wait
 LOOKS = 1024  # and others
 READ = 4096  # tokens of prompts that are read in one pass
+BESIDE = 1024  # and while replies are under way, which wait for that pass
+PATIENCE = 300.0  # seconds that a job which learns may wait
 
 T = TypeVar("T")
 Memories = Callable[[Sequence[str]], list[Recall]]
@@ -79,6 +82,7 @@ class Stream:
 class _Job:
     work: Callable[[], Any]
     done: asyncio.Future[Any]
+    deadline: float  # to have begun, on the monotonic clock
 
 
 class Engine:
@@ -94,10 +98,11 @@ class Engine:
         *,
         rows: int = ROWS,
         waiting: int = WAITING,
+        patience: float = PATIENCE,
         watch: Callable[[str, float], None] = lambda _name, _value: None,
     ) -> None:
         self._generator, self._batch, self._rows, self._bound = generator, batch, rows, waiting
-        self._watch = watch
+        self._patience, self._watch = patience, watch
         self._streams: list[Stream] = []  # those in the batch, in its order
         self._waiting: deque[Stream] = deque()
         self._quick: deque[_Job] = deque()
@@ -113,11 +118,23 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="qf-engine", daemon=True)
         self._thread.start()
 
-    async def stop(self) -> None:
-        """Finish what was begun and what waits, and take nothing new."""
+    def close(self) -> None:
+        """Take nothing new, and refuse what is to be learned and was not begun.
+
+        Replies are finished, those that wait too. To be called in the event loop.
+        """
         with self._awake:
             self._stopping = True
+            refused = list(self._learning)
+            self._learning.clear()
             self._awake.notify()
+        for job in refused:
+            if not job.done.done():
+                job.done.set_exception(StoppedError())
+
+    async def stop(self) -> None:
+        """Close, and wait until all replies are finished."""
+        self.close()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
@@ -137,7 +154,7 @@ class Engine:
     ) -> list[Stream]:
         """Queue replies to prompts, which are made when it is their turn.
 
-        What making a prompt raises is the reply's error. Raises OverloadError or
+        What making a prompt raises is the reply's error. Raises OverloadError, TooManyError or
         StoppedError. The i-th reply is drawn with the seed plus i.
         """
         streams: list[Stream] = []
@@ -151,6 +168,8 @@ class Engine:
             streams.append(Stream(i, pieces, prompt, memories, *drawn))
         with self._awake:
             self._check_open()
+            if len(streams) > self._bound:
+                raise TooManyError(len(streams), self._bound)
             if len(self._waiting) + len(streams) > self._bound:
                 raise OverloadError("requests", retry_after=1 + len(self._waiting) // self._rows)
             self._waiting += streams
@@ -167,9 +186,11 @@ class Engine:
     async def run(self, work: Callable[[], T], *, learns: bool = False) -> T:
         """Have the model's thread do `work` between two steps; one that learns waits its turn.
 
-        Raises what `work` does, OverloadError when too many learn, or StoppedError.
+        Cancelled before its turn, it is not done. Raises what `work` does, OverloadError when too
+        many learn, LateError when its turn does not come, or StoppedError.
         """
-        job = _Job(work, self._loop.create_future())
+        deadline = time.monotonic() + self._patience if learns else inf
+        job = _Job(work, self._loop.create_future(), deadline)
         with self._awake:
             self._check_open()
             jobs, most = (self._learning, JOBS) if learns else (self._quick, LOOKS)
@@ -177,7 +198,13 @@ class Engine:
                 raise OverloadError("facts to learn" if learns else "requests", retry_after=5)
             jobs.append(job)
             self._awake.notify()
-        return await job.done
+        try:
+            return await job.done
+        except asyncio.CancelledError:
+            with self._awake:
+                if job in jobs:
+                    jobs.remove(job)
+            raise
 
     def tell(self, queue: asyncio.Queue[Any], item: Any) -> None:
         """Put something into a queue of the event loop, from the model's thread."""
@@ -227,6 +254,8 @@ class Engine:
         if job.done.cancelled():
             return
         try:
+            if time.monotonic() >= job.deadline:
+                raise LateError("What was to be learned waited too long: try again later.")
             result, error = job.work(), None
         except BaseException as caught:
             result, error = None, caught
@@ -259,7 +288,8 @@ class Engine:
             self._streams = streams
 
     def _admit(self) -> None:
-        """Read the prompts of those that wait, as far as there is room."""
+        """Read the prompts of those that wait, as far as there is room; others a step later."""
+        most = BESIDE if self._streams else READ
         new: list[Stream] = []
         asked: list[Asked] = []
         memories: list[list[Recall]] = []
@@ -268,7 +298,7 @@ class Engine:
             try:
                 stream.asked = stream.asked or stream.prompt()
                 longest = max(len(a.ids) for a in (*asked, stream.asked))
-                if new and longest * (len(new) + 1) > READ:
+                if new and longest * (len(new) + 1) > most:
                     break
                 recalls = stream.memories([stream.asked.query])
             except Exception as error:  # its own: the others are not concerned

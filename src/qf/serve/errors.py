@@ -48,6 +48,17 @@ class OverloadError(APIError):
         super().__init__(429, message, "queue_full", headers={"Retry-After": str(retry_after)})
 
 
+class TooManyError(APIError):
+    """One request asks for more than can ever wait at once."""
+
+    def __init__(self, asked: int, bound: int) -> None:
+        message = (
+            f"The request asks for {asked} replies and the server takes {bound} at once: send fewer"
+            " prompts in a request, or a smaller n."
+        )
+        super().__init__(400, message, "too_many_replies")
+
+
 class StoppedError(APIError):
     """The server is shutting down."""
 
@@ -57,10 +68,12 @@ class StoppedError(APIError):
 
 
 class LateError(APIError):
-    """A reply took longer than the server gives it."""
+    """What was asked for took longer than the server gives it."""
 
-    def __init__(self) -> None:
-        super().__init__(504, "The reply took too long and was given up: ask for less.", "timeout")
+    def __init__(
+        self, message: str = "The reply took too long and was given up: ask for less."
+    ) -> None:
+        super().__init__(504, message, "timeout")
 
 
 def api_error(error: BaseException) -> APIError:

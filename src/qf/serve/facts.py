@@ -20,13 +20,13 @@ from qf.cues import words
 from qf.errors import LessonError, QFError
 from qf.lesson import AlignedTokens, Lesson
 from qf.memory import Fact, FactRows
-from qf.method.layers import LayerScore, best, sweep
+from qf.method.layers import LayerScore, best, sweeping
 from qf.method.probes import KNOWN, PROBES
 from qf.model import LearnedToken, OnStep
 from qf.serve import schemas
 from qf.serve.errors import JSON, APIError, api_error, dumps
 from qf.serve.idempotency import Replays
-from qf.serve.serving import Serving, caller_of, request_id, serving_of
+from qf.serve.serving import Serving, caller_of, request_id, serving_of, unless_gone
 from qf.serve.spaces import UNDO_SECONDS, Space
 from qf.study import sentences
 
@@ -113,7 +113,8 @@ async def teach(
     if body.stream:
         return _live(request, body, headers)
     if not idempotency_key:
-        return JSON(await learn(request, body), status_code=201, headers=headers)
+        fact = await unless_gone(request, learn(request, body))
+        return JSON(fact, status_code=201, headers=headers)
     digest = hashlib.sha256(dumps(body.model_dump(mode="json")).encode()).hexdigest()
     replays: Replays = request.app.state.replays
     fact, again = await replays.once(
@@ -133,9 +134,12 @@ def _live(request: Request, body: schemas.FactRequest, headers: dict[str, str]) 
         yield event("queued", {"position": serving.engine.load()["learning"]})
         task = asyncio.ensure_future(learn(request, body, steps))
         task.add_done_callback(lambda _: queue.put_nowait(None))
-        while (item := await queue.get()) is not None:
-            yield event(*item)
-        yield _outcome("fact", task)
+        try:
+            while (item := await queue.get()) is not None:
+                yield event(*item)
+            yield _outcome("fact", task)
+        finally:  # a client that left frees its place
+            task.cancel()
 
     return StreamingResponse(content(), media_type="text/event-stream", headers=headers)
 
@@ -417,7 +421,7 @@ async def import_(request: Request, space: SPACE = "default") -> Response:
         counts = {"imported": len(new), "replaced": len(replaced), "skipped": len(skipped)}
         return {"object": "qf.import", **counts, "ids": [f.id for f in new]}
 
-    return JSON(await serving.engine.run(work, learns=True))
+    return JSON(await unless_gone(request, serving.engine.run(work, learns=True)))
 
 
 # Which layer
@@ -442,27 +446,37 @@ async def layers(request: Request) -> Response:
 
 @routes.post("/v1/layers", responses={200: _SSE})
 async def measure_layers(request: Request) -> Response:
-    """Measure it, a layer at a time; what was measured before is told again."""
+    """Measure it, layer by layer; what was measured before is told again.
+
+    Replies and lessons come between any two probes.
+    """
     serving, caller = serving_of(request), caller_of(request)
     if not {"teach", "admin"} & set(caller.scopes):
         raise APIError(403, "Measuring layers needs the scope teach.", "permission_denied")
     scores: list[LayerScore] = request.app.state.layers
     root = serving.spaces.root
+    sweeps: asyncio.Lock = request.app.state.sweeping
 
-    def measure(index: int) -> None:
-        if any(s.layer == index for s in scores):
-            return
-        where = root.transformer, root.family, root.tokenizer
-        scores.extend(sweep(*where, PROBES, KNOWN, layers=[index], system=root.system))
+    async def measured(index: int) -> LayerScore:
+        async with sweeps:  # two clients at once measure a layer once
+            found = next((s for s in scores if s.layer == index), None)
+            if found is not None:
+                return found
+            where = root.transformer, root.family, root.tokenizer
+            pieces = sweeping(*where, PROBES, KNOWN, layers=[index], system=root.system)
+            while found is None:
+                found = await serving.engine.run(partial(next, pieces), learns=True)
+            scores.append(found)
+            return found
 
     async def content() -> AsyncIterator[str]:
         for index in range(serving.about["layers"]):
             try:
-                await serving.engine.run(partial(measure, index), learns=True)
+                score = await measured(index)
             except Exception as error:
                 yield _failure("layers", error)
                 return
-            yield event("layer", _score(next(s for s in scores if s.layer == index)))
+            yield event("layer", _score(score))
         yield event("done", {"best": best(scores).layer})
 
     return StreamingResponse(content(), media_type="text/event-stream")

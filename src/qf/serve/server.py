@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from qf.serve.metrics import Metrics
 from qf.serve.serving import Serving, Settings
 from qf.serve.spaces import BASE, Spaces
 
-GRACE = 30  # seconds that replies have to end when the server is told to
+GRACE = 15  # seconds beyond a reply's own that a server has to end when it is told to
 CONNECTIONS = 512  # that are open at a time; a process may often open no more than 1024 files
 
 
@@ -59,7 +60,9 @@ def serving_for(root: Model, directory: Path, settings: Settings, **engine: Any)
     keys.needed()  # from now on: keys that go while the model is served open nothing
     return Serving(
         spaces=Spaces(root, directory),
-        engine=Engine(root.generator, batch, watch=metrics.watch, **engine),
+        engine=Engine(
+            root.generator, batch, patience=settings.timeout, watch=metrics.watch, **engine
+        ),
         keys=keys,
         audit=Audit(directory),
         metrics=metrics,
@@ -79,19 +82,37 @@ def check_address(host: str, keys: Keys) -> bool:
     return public
 
 
-def serve(serving: Serving, bound: socket.socket) -> None:
-    """Answer at a socket until told to stop; then finish the replies that are under way."""
+class Listener(uvicorn.Server):
+    """Answers until it is told to stop; then finishes the replies that are under way."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell the engine first: what was begun is to end before connections are waited for."""
+        self._engine.close()
+        await super().shutdown(sockets)
+
+
+def listener(serving: Serving) -> Listener:
+    """What listens for one server."""
     config = uvicorn.Config(
         create_app(serving),
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=ceil(serving.settings.timeout) + GRACE,
         timeout_keep_alive=30,
         limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=64 << 10,
     )
-    uvicorn.Server(config).run(sockets=[bound])
+    return Listener(config, serving.engine)
+
+
+def serve(serving: Serving, bound: socket.socket) -> None:
+    """Answer at a socket until told to stop; then finish the replies that are under way."""
+    listener(serving).run(sockets=[bound])
 
 
 def listening(host: str, port: int) -> socket.socket:

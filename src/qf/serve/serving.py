@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -15,6 +17,8 @@ from qf.serve.errors import APIError
 from qf.serve.keys import Caller, Keys
 from qf.serve.metrics import Metrics
 from qf.serve.spaces import BASE, Space, Spaces
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -114,3 +118,21 @@ def caller_of(request: Request) -> Caller:
 def request_id(request: Request) -> str:
     """The id of a request, which its response carries."""
     return request.state.request_id
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """What `work` gives, unless the client goes away before: then it is cancelled."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise APIError(499, "The client went away.")
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
