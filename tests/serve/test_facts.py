@@ -164,12 +164,18 @@ def test_a_fact_that_is_none_is_told_why(shared: Server, body: dict[str, Any], p
     assert str(reply.json()["error"]["param"]).startswith(param), reply.text
 
 
-def test_a_lesson_that_cannot_be_is_told_why(shared: Server, space: str) -> None:
+def test_a_lesson_that_cannot_be_is_told_why(shared: Server, space: str, speechless: None) -> None:
     body = {"instruction": "A is b.", "query": "What is A?", "answer": "A is b.", "space": space}
     reply = shared.http().post("/v1/facts", json={**body, "significance": [1, 1]})
     assert reply.status_code == 400 and "3 words" in reply.json()["error"]["message"]
     control = shared.http().post("/v1/facts", json={**body, "answer": "A <|im_end|> b."})
     assert control.status_code == 400 and "control token" in control.json()["error"]["message"]
+    assert control.json()["error"]["param"] == "answer"
+    for statement, param in (("is it so?", "instruction"), ("Nothing is here.", "query")):
+        asked = shared.http().post("/v1/facts", json={"instruction": statement, "space": space})
+        error = asked.json()["error"]
+        assert error["code"] == "invalid_lesson" and error["param"] == param
+        assert error["message"].endswith("in the field 'query'.") and statement in error["message"]
     assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
 
 

@@ -206,6 +206,19 @@ def test_bodies_that_are_none_are_told_so(shared: Server) -> None:
     for content in (b"", b"{", b"[]", b'"a"', b"\xff\xfe", b"{" * 10_000, b'{"model": 1e999}'):
         reply = client.post("/v1/chat/completions", content=content, headers=kind)
         assert reply.status_code == 400 and reply.json()["error"]["message"], content[:20]
+    for content, why in (
+        (b"{", "not valid JSON"),
+        (b'{"model": "\xff"}', "UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"seed": ' + b"9" * 6000 + b"}", "too many digits"),
+    ):
+        error = client.post("/v1/facts", content=content, headers=kind).json()["error"]
+        assert error["code"] == "invalid_json" and why in error["message"]
+    for content, why in ((b"", "empty"), (b"[]", "no JSON object"), (b'{"\\ud800": 1}', "Unicode")):
+        error = client.post("/v1/facts", content=content, headers=kind).json()["error"]
+        assert error["code"] == "invalid_value" and why in error["message"]
+    typeless = client.post("/v1/facts", content=b"{}")
+    assert typeless.status_code == 415 and "application/json" in typeless.json()["error"]["message"]
     asked = {"model": "qf/base", "messages": [{"role": "user", "content": "\ud800"}]}
     reply = client.post("/v1/chat/completions", content=json.dumps(asked), headers=kind)
     assert reply.status_code == 400 and "Unicode" in reply.json()["error"]["message"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
@@ -21,9 +22,10 @@ from qf.errors import LessonError, QFError
 from qf.recall import Asked
 from qf.serve import facts, schemas
 from qf.serve.chat import Told, told_in
-from qf.serve.errors import JSON, APIError, error_response
+from qf.serve.errors import JSON, APIError, error_response, why_not
 from qf.serve.guard import Guard
 from qf.serve.idempotency import Replays
+from qf.serve.invalid import invalid, not_json
 from qf.serve.replies import Chat, Form, Pieces, Said, Text, events, whole
 from qf.serve.sampling import Sampling
 from qf.serve.serving import Serving, caller_of, request_id, serving_of, too_long
@@ -69,19 +71,13 @@ def create_app(serving: Serving) -> FastAPI:
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"][1:])  # after "body", "query" or "path"
-    if first["type"] == "json_invalid":
-        return error_response(APIError(400, "The body is not valid JSON.", "invalid_json"))
-    # The message says what is wrong with the value, and never repeats it.
-    what = first["msg"].removeprefix("Value error, ")
-    where = f"field {param!r}" if param else "request"
-    message = f"The {where} is not valid: {what[:1].lower() + what[1:]}."
-    return error_response(APIError(400, message, "invalid_value", param=param or None))
+    return error_response(invalid(error.errors(), error.body))
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # FastAPI's, of a body that cannot be read
+        return error_response(not_json(error.__cause__))
     told = {
         404: (f"There is nothing at {request.url.path[:100]!r}.", "not_found"),
         405: (f"{request.method[:20]} is not allowed here.", "method_not_allowed"),
@@ -242,8 +238,13 @@ async def _told(told: Told, name: str, request: Request) -> str:
     """Learn or forget what a user's turn says, and say so."""
     if told.forget:
         return await facts.forget_statement(request, name, told.statement)
-    body = schemas.FactRequest(instruction=told.statement, space=name, rollback=True)
-    fact = await facts.learn(request, body)
+    try:
+        body = schemas.FactRequest(instruction=told.statement, space=name, rollback=True)
+        fact = await facts.learn(request, body)
+    except LessonError as error:
+        return f"I could not learn that. {why_not(error)}"
+    except ValidationError:
+        return "I could not learn that. A fact may have 2000 characters, and this is longer."
     if fact["after"] == fact["before"]:
         return f"Asked {fact['query']!r}, I say as before: {fact['after']}"
     if fact["verified"]:

@@ -24,7 +24,7 @@ from qf.method.layers import LayerScore, best, sweep
 from qf.method.probes import KNOWN, PROBES
 from qf.model import LearnedToken, OnStep
 from qf.serve import schemas
-from qf.serve.errors import JSON, APIError, api_error, dumps
+from qf.serve.errors import JSON, APIError, api_error, dumps, why_not
 from qf.serve.idempotency import Replays
 from qf.serve.serving import Serving, caller_of, request_id, serving_of
 from qf.serve.spaces import UNDO_SECONDS, Space
@@ -339,7 +339,8 @@ async def study(body: schemas.StudyRequest, request: Request) -> Response:
                 lesson = schemas.FactRequest(instruction=statement, space=body.space, rollback=True)
                 fact = await learn(request, lesson)
             except (LessonError, ValueError) as error:
-                told = str(error) if isinstance(error, LessonError) else "The sentence is too long."
+                long = "The sentence is too long."
+                told = why_not(error) if isinstance(error, LessonError) else long
                 yield event("statement", {**done, "query": "", "why": told, "fact": None})
                 continue
             except Exception as error:
