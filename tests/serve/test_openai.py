@@ -194,10 +194,33 @@ def test_an_unknown_model_is_not_found(shared: Server, model: str) -> None:
 
 def test_unknown_fields_are_taken_and_named(shared: Server) -> None:
     chat = shared.openai().chat.completions.with_raw_response
-    extra = {"repetition_penalty": 1.1, "best_of": 2, 'a"\r\nb: c': 1}
+    extra = {"repetition_penalty": 1.1, "best_of": 2, 'a"\r\nb: c': 1, "größe": 1, "a b": 1}
     reply = chat.create(model="qf/base", messages=turns("Who started Alibaba?"), extra_body=extra)
-    assert reply.headers["x-qf-ignored"] == "repetition_penalty, best_of"
+    named = "repetition_penalty, best_of, a%22%0D%0Ab%3A%20c, gr%C3%B6%C3%9Fe, a%20b"
+    assert reply.headers["x-qf-ignored"] == named
     assert reply.parse().choices[0].message.content == ALIBABA
+
+
+def test_unknown_fields_below_others_are_named(shared: Server, space: str) -> None:
+    part = {"type": "text", "text": "Hello!", "detail": "low"}
+    messages = [
+        {"role": "assistant", "content": "Hello!", "name": "x"},
+        {"role": "user", "content": [part], "name": "y"},
+    ]
+    body = {"model": "qf/base", "messages": messages, "max_tokens": 1, "stream": True}
+
+    def ignored(path: str, body: dict[str, Any]) -> str:
+        reply = shared.http().post(path, json=body)
+        assert reply.status_code in (200, 201), reply.text
+        return reply.headers["x-qf-ignored"]
+
+    named = ignored("/v1/chat/completions", {**body, "stream_options": {"zip": 1}})
+    assert named == "stream_options.zip, messages.name, messages.content.detail"
+    many = ignored("/v1/chat/completions", {**body, **{f"{i}{'ä' * 70}": 1 for i in range(99)}})
+    assert len(many) <= 1005 and many.endswith(", ...")
+    assert ignored("/v1/spaces", {"name": space, "color": 1}) == "color"
+    shared.teach(*HOLLOW, space=space)
+    assert ignored("/v1/facts/export", {"space": space, "a,b": 1}) == "a%2Cb"
 
 
 def test_bodies_that_are_none_are_told_so(shared: Server) -> None:

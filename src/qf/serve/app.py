@@ -315,7 +315,9 @@ async def make_space(body: schemas.SpaceRequest, request: Request) -> Response:
         serving.spaces.create(body.name)
         return _space(serving, request, body.name)
 
-    return JSON(await serving.engine.run(make), status_code=200 if there else 201)
+    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    made = await serving.engine.run(make)
+    return JSON(made, status_code=200 if there else 201, headers=headers)
 
 
 def _space(serving: Serving, request: Request, name: str) -> dict[str, Any]:

@@ -379,6 +379,8 @@ async def export(body: schemas.ExportRequest, request: Request) -> Response:
 
     content = await serving.engine.run(work)
     headers = {"Content-Disposition": f'attachment; filename="{name}.qf"'}
+    if ignored := body.ignored():
+        headers["X-QF-Ignored"] = ignored
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 

@@ -5,10 +5,11 @@ Unknown fields are accepted, as OpenAI does, and named in a header; wrong types 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from qf.serve.sampling import TOP
 
@@ -42,9 +43,18 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     def ignored(self) -> str:
-        """The names of fields that were not understood, for a header."""
-        names = [n for n in (self.model_extra or {}) if re.fullmatch(r"[\w.-]{1,64}", n, re.A)]
-        return ", ".join(names[:20])
+        """The names of fields that were not understood, for a header: as many as it may hold."""
+        names, most = ", ".join(dict.fromkeys(self._unknown())), 1000
+        return names if len(names) <= most else f"{names[:most].rpartition(', ')[0]}, ..."
+
+    def _unknown(self) -> Iterator[str]:
+        """The fields that are not known here and below, percent-encoded, dots between levels."""
+        yield from (quote(name[:64]) for name in self.model_extra or {})
+        for name in type(self).model_fields:
+            held = getattr(self, name)
+            for item in held if isinstance(held, list) else [held]:
+                if isinstance(item, Request):
+                    yield from (f"{name}.{below}" for below in item._unknown())
 
 
 class TextPart(Request):
