@@ -122,6 +122,36 @@ def test_logprobs_are_those_of_the_tokens(shared: Server) -> None:
     assert [t.token for p in streamed if p for t in p.content] == [t.token for t in content]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_end_in_front_of_a_stop_string(shared: Server, stream: bool) -> None:
+    chat = shared.openai().chat.completions
+    asked = {"model": "qf/base", "messages": turns("Who started Alibaba?"), "logprobs": True}
+
+    def tokens(stop: str) -> tuple[str, str]:
+        reply = chat.create(**asked, stop=stop, stream=stream)
+        choices = [c.choices[0] for c in reply] if stream else reply.choices
+        found = [t.token for c in choices if c.logprobs for t in c.logprobs.content]
+        said = [c.delta.content if stream else c.message.content for c in choices]
+        return "".join(found).strip(), "".join(text or "" for text in said)
+
+    assert tokens("by Jack") == ("Alibaba was started", "Alibaba was started")
+    assert tokens("Alibaba") == ("", "")
+    assert tokens("nowhere") == (ALIBABA, ALIBABA)
+
+
+def test_a_streamed_token_says_where_it_is_in_the_text(shared: Server) -> None:
+    asked = {"model": "qf/base", "prompt": "Qi and", "max_tokens": 12, "logprobs": 1}
+    asked |= {"temperature": 1.5, "seed": 3, "extra_body": {"ignore_eos": True}}
+    completions = shared.openai().completions
+    (whole,) = completions.create(**asked).choices
+    offsets = whole.logprobs.text_offset
+    assert len(offsets) == 12 and offsets == sorted(offsets) and offsets[0] == 0 < offsets[-1]
+    for token, at in zip(whole.logprobs.tokens, offsets, strict=True):
+        assert whole.text.startswith(token, at) or token.startswith(("bytes:", "<|"))
+    chunks = [c.choices[0].logprobs for c in completions.create(**asked, stream=True)]
+    assert [o for c in chunks for o in c.text_offset] == offsets
+
+
 def test_completions_go_on_with_a_text(shared: Server) -> None:
     completions = shared.openai().completions
     asked = {"model": "qf/base", "prompt": "The capital of France", "max_tokens": 4}
