@@ -168,6 +168,26 @@ def test_completions_go_on_with_a_text(shared: Server) -> None:
     assert both.choices[0].text == both.choices[1].text == choice.text
 
 
+def test_a_prompt_may_be_given_as_its_tokens(shared: Server, space: str) -> None:
+    shared.teach(*HOLLOW, space=space)
+    completions, tokenizer = shared.openai().completions, shared.serving.spaces.root.tokenizer
+    texts = [HOLLOW[1], "The capital of France"]
+    tokens = [tokenizer(text)["input_ids"] for text in texts]
+    asked = {"model": f"qf/{space}", "max_tokens": 12}
+    said = completions.create(**asked, prompt=texts)
+    given = completions.create(**asked, prompt=tokens)
+    assert [c.text for c in given.choices] == [c.text for c in said.choices]
+    assert given.usage == said.usage
+    one = completions.create(**asked, prompt=tokens[0])
+    assert [c.text for c in one.choices] == [said.choices[0].text]
+    size = len(tokenizer)
+    for wrong, message in (([size], f"the token {size}"), ([1] * 5000, "5000 tokens long")):
+        error = failure(openai.BadRequestError, completions.create, **asked, prompt=wrong)
+        assert error.param == "prompt" and message in error.message
+    error = failure(openai.BadRequestError, completions.create, **asked, prompt="a", echo=True)
+    assert error.param == "echo" and "does not repeat its prompt" in error.message
+
+
 def test_a_chat_can_teach_and_forget(shared: Server, space: str) -> None:
     model = f"qf/{space}"
     assert shared.ask(HOLLOW[1], model) == UNKNOWN

@@ -147,11 +147,14 @@ async def completions(body: schemas.CompletionRequest, request: Request) -> Resp
     """Go on with a text, as it is: without the chat template."""
     serving = serving_of(request)
     name = serving.space_of_model(body.model, caller_of(request))
-    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    texts, root = body.prompts, serving.spaces.root
     serving.check_prompt(texts, "prompt")
-    root = serving.spaces.root
+    for text in texts:
+        if not isinstance(text, str) and max(text) >= (size := len(root.tokenizer)):
+            message = f"The prompt has the token {max(text)}: the model knows 0 to {size - 1}."
+            raise APIError(400, message, "invalid_value", param="prompt")
 
-    def prompt(text: str) -> Asked:
+    def prompt(text: str | list[int]) -> Asked:
         try:
             return root.asked_text(text)
         except LessonError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +86,7 @@ class Serving:
                 "space_full",
             )
 
-    def check_prompt(self, texts: list[str], param: str) -> None:
+    def check_prompt(self, texts: Sequence[Sized], param: str) -> None:
         """Refuse what is too long to be looked at. Raises APIError."""
         if sum(map(len, texts)) > self.settings.prompt_chars:
             raise too_long(
