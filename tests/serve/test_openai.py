@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 
+from qf.serve.chat import told_in
 from tests.serve.servers import HOLLOW, HOLLOW_TOLD, UNKNOWN, Server
 
 ALIBABA = "Alibaba was started by Jack Ma."
@@ -196,6 +197,42 @@ def test_a_chat_can_teach_and_forget(shared: Server, space: str) -> None:
     assert "forgotten" in shared.ask("Forget that Ada Quist designed the Hollow Bridge", model)
     assert shared.ask(HOLLOW[1], model) == UNKNOWN
     assert "not taught" in shared.ask("Forget that Ada Quist designed the Hollow Bridge", model)
+
+
+def test_a_chat_that_teaches_gives_all_choices(shared: Server, space: str) -> None:
+    chat = shared.openai().chat.completions
+    asked = {"model": f"qf/{space}", "messages": turns(f"Remember that {HOLLOW[0]}"), "n": 2}
+    choices = chat.create(**asked).choices
+    assert [c.index for c in choices] == [0, 1]
+    assert all(HOLLOW_TOLD in c.message.content for c in choices)
+    chunks = [c.choices[0] for c in chat.create(**asked, stream=True)]
+    assert {c.index for c in chunks if c.finish_reason == "stop"} == {0, 1}
+
+
+def test_a_chat_that_states_nothing_teaches_nothing(
+    shared: Server, space: str, speechless: None
+) -> None:
+    shared.ask("Remember to buy milk", f"qf/{space}")
+    said = shared.ask("Remember that nothing is here.", f"qf/{space}")
+    assert said.startswith("I could not learn that.") and "--query" not in said
+    assert "2000 characters" in shared.ask(f"Remember that {'word ' * 500}", f"qf/{space}")
+    assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("turn", "statement"),
+    [
+        ("Remember to buy milk.", None),
+        ("please forget to call", None),
+        ("Remember: to err is human", "To err is human."),
+        ("Remember that to err is human", "To err is human."),
+        ("remember the Hollow Bridge is old!", "The Hollow Bridge is old!"),
+        ("Remember that iPhone is a name", "iPhone is a name."),
+    ],
+)
+def test_what_a_turn_tells(turn: str, statement: str | None) -> None:
+    told = told_in(turn)
+    assert (told.statement if told else None) == statement
 
 
 def failure(error: type[openai.APIStatusError], call: Any, **asked: Any) -> Any:

@@ -121,7 +121,7 @@ async def chat(body: schemas.ChatRequest, request: Request) -> Response:
     told = told_in(turns[-1]["content"]) if serving.settings.learn_from_chat else None
     if told is not None and name != BASE and caller.may("teach", name):
         said = await _told(told, name, request)
-        return await _reply(body, request, form, Said(said))
+        return await _reply(body, request, form, Said(said, body.n or 1))
 
     def prompt() -> Asked:
         try:

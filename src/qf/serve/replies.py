@@ -52,12 +52,12 @@ class Pieces:
 class Said:
     """A reply that no model gave: that a fact was learned, for example."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, times: int = 1) -> None:
+        self._text, self._times = text, times
 
     async def __aiter__(self) -> AsyncIterator[list[Choice]]:
-        """The text, as one piece."""
-        yield [(0, Piece(self._text, finish="stop"))]
+        """The text, as one piece, for each choice that is asked for."""
+        yield [(i, Piece(self._text, finish="stop")) for i in range(self._times)]
 
     def usage(self) -> dict[str, int]:
         """Nothing was read or made by the model to say this."""
