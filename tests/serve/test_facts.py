@@ -91,7 +91,20 @@ def test_a_text_is_studied_sentence_by_sentence(shared: Server, space: str) -> N
     assert done[-1][1]["learned"] + done[-1][1]["left_out"] == 2
     assert shared.ask(HOLLOW[1], f"qf/{space}") == HOLLOW_TOLD
     empty = shared.http().post("/v1/facts/study", json={"text": "?", "space": space})
-    assert empty.status_code == 400
+    assert empty.status_code == 400 and empty.json()["error"]["param"] == "text"
+
+
+def test_what_is_not_learned_of_a_text_is_told_with_the_reason(
+    shared: Server, space: str, speechless: None
+) -> None:
+    text = f"Zzz. {HOLLOW[0]} Nothing is here."
+    done = events(shared.http().post("/v1/facts/study", json={"text": text, "space": space}))
+    word, bridge, nothing = (data for name, data in done if name == "statement")
+    assert word["statement"] == "Zzz." and word["fact"] is None and "single word" in word["why"]
+    assert bridge["fact"] and nothing["fact"] is None
+    assert nothing["why"].startswith("The model did not find a question")
+    assert "--query" not in nothing["why"]
+    assert done[-1][1]["learned"] == 1 and done[-1][1]["left_out"] == 2
 
 
 def test_facts_leave_and_come_in_again(shared: Server, space: str) -> None:

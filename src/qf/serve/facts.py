@@ -28,7 +28,7 @@ from qf.serve.errors import JSON, APIError, api_error, dumps, why_not
 from qf.serve.idempotency import Replays
 from qf.serve.serving import Serving, caller_of, request_id, serving_of
 from qf.serve.spaces import UNDO_SECONDS, Space
-from qf.study import sentences
+from qf.study import check_statement, sentences
 
 routes = APIRouter()
 SPACE = Annotated[schemas.SpaceName, Query()]
@@ -336,6 +336,7 @@ async def study(body: schemas.StudyRequest, request: Request) -> Response:
         for index, statement in enumerate(stated, 1):
             done: dict[str, Any] = {"index": index, "total": len(stated), "statement": statement}
             try:
+                check_statement(statement)
                 lesson = schemas.FactRequest(instruction=statement, space=body.space, rollback=True)
                 fact = await learn(request, lesson)
             except (LessonError, ValueError) as error:
