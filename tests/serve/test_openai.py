@@ -355,6 +355,7 @@ def test_what_is_not_there_or_not_allowed_is_told_in_the_same_form(shared: Serve
         ("GET", "/v1/nothing", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/v1/facts/", 404, "not_found"),
         ("GET", "/page/../app.py", 404, "not_found"),
         ("GET", "/page/..%2fapp.py", 404, "not_found"),
     ):
@@ -364,6 +365,10 @@ def test_what_is_not_there_or_not_allowed_is_told_in_the_same_form(shared: Serve
 
 def test_health_and_metrics(shared: Server) -> None:
     client = shared.http()
+    for path in ("/", "/page/app.js", "/health"):
+        head = client.head(path)
+        assert head.status_code == 200 and head.content == b""
+        assert head.headers["content-length"] == client.get(path).headers["content-length"]
     assert client.get("/health").json()["status"] == "ok"
     shared.ask("Who started Alibaba?", "qf/base")
     text = client.get("/metrics").text

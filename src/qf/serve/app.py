@@ -52,7 +52,7 @@ def create_app(serving: Serving) -> FastAPI:
 
     app = FastAPI(
         title="qf", version=__version__, lifespan=running, responses=ERRORS,
-        docs_url=None, redoc_url=None,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.serving = serving
     app.state.replays, app.state.layers = Replays(), []
@@ -338,6 +338,7 @@ def _space(serving: Serving, request: Request, name: str) -> dict[str, Any]:
 # Health, metrics, the page
 
 
+@routes.head("/health", include_in_schema=False)
 @routes.get("/health", responses={200: {"model": schemas.Health}})
 async def health(request: Request) -> Response:
     """Whether the server answers."""
@@ -359,13 +360,13 @@ async def metrics(request: Request) -> Response:
     return Response(content, media_type="text/plain; version=0.0.4")
 
 
-@routes.get("/", include_in_schema=False)
+@routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> Response:
     """The page."""
     return _page_file("index.html")
 
 
-@routes.get("/page/{name}", include_in_schema=False)
+@routes.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
 async def page_file(name: str) -> Response:
     """A file of the page."""
     return _page_file(name)
