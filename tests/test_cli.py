@@ -741,10 +741,13 @@ def test_study_learns_a_text_and_tells_what_it_could_not(
         return asked[statement]
 
     monkeypatch.setattr(qf.learning, "write_question", question)
-    Path("notes.txt").write_text(f"{STATEMENT}\n- Ann did\nWho?\nNothing here", encoding="utf-8")
+    Path("notes.txt").write_text(
+        f"{STATEMENT}\n- Ann did\nWho?\nNothing here\nZzz", encoding="utf-8"
+    )
     done = document("study", "notes.txt", code=1)
-    assert [d["statement"] for d in done] == [STATEMENT, "Ann did.", "Nothing here."]
-    assert [bool(d["fact"]) for d in done] == [True, True, False]
+    assert [d["statement"] for d in done] == [STATEMENT, "Ann did.", "Nothing here.", "Zzz."]
+    assert [bool(d["fact"]) for d in done] == [True, True, False, False]
+    assert "'Zzz.' is a single word" in done[3]["why"]
     assert "no question for 'Nothing here.'" in done[2]["why"]
     assert {f["query"] for f in document("facts")} == set(asked.values())
     code, printed, _ = run("study", f"{STATEMENT} Ann did.")

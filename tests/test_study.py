@@ -96,6 +96,7 @@ def test_other_words_come_without_space_around_them() -> None:
         ("Bo is 7. Bo is 7.", ["Bo is 7."]),
         ("", []),
         ("...\n--\n?", []),
+        ("Zzz. 1. Bo is 7\n# Notes", ["Zzz.", "Bo is 7.", "Notes."]),
     ],
 )
 def test_a_text_is_cut_into_statements(text: str, stated: list[str]) -> None:

@@ -130,15 +130,18 @@ class Asking:
             system = turns.pop(0)["content"]
         return self.asked(turns[-1]["content"], system, earlier=turns[:-1])
 
-    def text(self, text: str) -> Asked:
-        """A text as it is, without the chat template; all of it is the query."""
-        ids = tuple(self.loaded.tokenizer(text)["input_ids"])
+    def text(self, text: str | Sequence[int]) -> Asked:
+        """A text or its tokens as they are, without the chat template; all of it is the query."""
+        if isinstance(text, str):
+            ids, query = tuple(self.loaded.tokenizer(text)["input_ids"]), text
+        else:
+            ids, query = tuple(text), self.loaded.tokenizer.decode(text)
         if not ids or len(ids) >= self.generator.context:
             raise LessonError(
                 f"The text is {len(ids)} tokens long and the model reads 1 to"
                 f" {self.generator.context - 1}: change it."
             )
-        return Asked(ids, text, (0, len(ids)))
+        return Asked(ids, query, (0, len(ids)))
 
     # Answers
 

@@ -21,7 +21,7 @@ from qf.recording import OnStep, Recording, attempts, stored
 from qf.remembered import Remembered
 from qf.remembering import Remembering
 from qf.solving import Solver
-from qf.study import rewordings, sentences, write_question
+from qf.study import check_statement, rewordings, sentences, write_question
 
 REWORDINGS = 2
 """Other wordings of a question that a model writes and learns by itself."""
@@ -247,6 +247,7 @@ def study(
     done = []
     for statement in stated:
         try:
+            check_statement(statement)
             fact = learn(statement)
             why = "" if fact.verified else f"it would answer: {fact.after}"
             studied = Studied(statement, fact if fact.verified else None, fact.query, why)

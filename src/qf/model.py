@@ -340,8 +340,10 @@ class Model:
         """
         return self._asking.conversation(conversation)
 
-    def asked_text(self, text: str) -> Asked:
+    def asked_text(self, text: str | Sequence[int]) -> Asked:
         """A text to be gone on with as it is, without the chat template; all of it is the query.
+
+        It may be given as its tokens.
 
         Raises LessonError: an empty text, or one that does not fit into the context.
         """

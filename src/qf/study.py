@@ -45,10 +45,16 @@ def sentences(text: str) -> list[str]:
     for line in text.splitlines():
         for part in _END.split(line.strip().lstrip("-*•# \t")):
             part = " ".join(part.split())
-            if len(words(part)) > 1 and not _is_question(part):
+            if (_LETTER.search(part) or len(words(part)) > 1) and not _is_question(part):
                 end = part.rstrip("\"')]")[-1:]
                 found.append(part if end in (".", "!") else f"{part}.")
     return list(dict.fromkeys(found))
+
+
+def check_statement(sentence: str) -> None:
+    """Raises LessonError for a sentence of a text, as `sentences` gives it, that is one word."""
+    if len(words(sentence)) < 2:
+        raise LessonError(f"{sentence!r} is a single word and states nothing: write a sentence.")
 
 
 def _is_question(sentence: str) -> bool:
@@ -59,6 +65,7 @@ def _is_question(sentence: str) -> bool:
     return inner.strip().endswith("?")
 
 
+_LETTER = re.compile(r"[^\W\d_]")  # a text's "1." and "--" are no sentences
 _OPEN = {'"': '"', "'": "'", "(": ")", "[": "]"}
 
 

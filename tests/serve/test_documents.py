@@ -76,6 +76,17 @@ def test_the_dockerfile_copies_what_there_is() -> None:
             assert all((ROOT / name).exists() for name in line.split()[1:-1])
 
 
+def test_keys_are_added_as_the_user_of_the_unit() -> None:
+    unit = (ROOT / "deploy" / "qf.service").read_text().splitlines()
+    (command,) = re.findall(r"sudo systemd-run (.*?)\n```", PAGE, re.DOTALL)
+    properties = re.findall(r"-p (\S+)", command)
+    assert {p.partition("=")[0] for p in properties} >= {"DynamicUser", "User", "StateDirectory"}
+    assert set(properties) <= set(unit)
+    assert {f"Environment={e}" for e in re.findall(r"-E (\S+)", command)} <= set(unit)
+    started = next(line for line in unit if line.startswith("ExecStart=")).partition("=")[2]
+    assert f"{started.removesuffix(' serve')} keys add" in " ".join(command.split())
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
 def test_the_unit_is_one(tmp_path: Path) -> None:
     text = (ROOT / "deploy" / "qf.service").read_text()

@@ -93,7 +93,20 @@ def test_a_text_is_studied_sentence_by_sentence(shared: Server, space: str) -> N
     assert done[-1][1]["learned"] + done[-1][1]["left_out"] == 2
     assert shared.ask(HOLLOW[1], f"qf/{space}") == HOLLOW_TOLD
     empty = shared.http().post("/v1/facts/study", json={"text": "?", "space": space})
-    assert empty.status_code == 400
+    assert empty.status_code == 400 and empty.json()["error"]["param"] == "text"
+
+
+def test_what_is_not_learned_of_a_text_is_told_with_the_reason(
+    shared: Server, space: str, speechless: None
+) -> None:
+    text = f"Zzz. {HOLLOW[0]} Nothing is here."
+    done = events(shared.http().post("/v1/facts/study", json={"text": text, "space": space}))
+    word, bridge, nothing = (data for name, data in done if name == "statement")
+    assert word["statement"] == "Zzz." and word["fact"] is None and "single word" in word["why"]
+    assert bridge["fact"] and nothing["fact"] is None
+    assert nothing["why"].startswith("The model did not find a question")
+    assert "--query" not in nothing["why"]
+    assert done[-1][1]["learned"] == 1 and done[-1][1]["left_out"] == 2
 
 
 def test_facts_leave_and_come_in_again(shared: Server, space: str) -> None:
@@ -166,12 +179,18 @@ def test_a_fact_that_is_none_is_told_why(shared: Server, body: dict[str, Any], p
     assert str(reply.json()["error"]["param"]).startswith(param), reply.text
 
 
-def test_a_lesson_that_cannot_be_is_told_why(shared: Server, space: str) -> None:
+def test_a_lesson_that_cannot_be_is_told_why(shared: Server, space: str, speechless: None) -> None:
     body = {"instruction": "A is b.", "query": "What is A?", "answer": "A is b.", "space": space}
     reply = shared.http().post("/v1/facts", json={**body, "significance": [1, 1]})
     assert reply.status_code == 400 and "3 words" in reply.json()["error"]["message"]
     control = shared.http().post("/v1/facts", json={**body, "answer": "A <|im_end|> b."})
     assert control.status_code == 400 and "control token" in control.json()["error"]["message"]
+    assert control.json()["error"]["param"] == "answer"
+    for statement, param in (("is it so?", "instruction"), ("Nothing is here.", "query")):
+        asked = shared.http().post("/v1/facts", json={"instruction": statement, "space": space})
+        error = asked.json()["error"]
+        assert error["code"] == "invalid_lesson" and error["param"] == param
+        assert error["message"].endswith("in the field 'query'.") and statement in error["message"]
     assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
 
 

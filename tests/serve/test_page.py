@@ -3,10 +3,12 @@
 QF_SCREENSHOTS names a directory for pictures of what the tests saw.
 """
 
+import asyncio
 import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ if CHROMIUM is None:
 
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect  # noqa: E402
 
+from qf.serve import facts as serve_facts  # noqa: E402
 from qf.serve.keys import Keys  # noqa: E402
 from tests.serve.conftest import Start  # noqa: E402
 from tests.serve.servers import Server  # noqa: E402
@@ -228,6 +231,48 @@ def test_study(page: Page) -> None:
     expect(page.locator(".facts .statement")).to_have_text([OTHER, FACT])
     picture(page, "study")
     assert ask(page) == ANSWER
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Keeps the server from learning the fact OTHER until it is set."""
+    go, learn = threading.Event(), serve_facts.learn
+
+    async def waiting(request: Any, body: Any, *on_step: Any) -> Any:
+        while body.instruction == OTHER and not go.is_set():
+            await asyncio.sleep(0.01)
+        return await learn(request, body, *on_step)
+
+    monkeypatch.setattr(serve_facts, "learn", waiting)
+    return go
+
+
+def test_the_list_grows_while_a_text_is_studied(page: Page, held: threading.Event) -> None:
+    page.get_by_role("tab", name="Study a text").click()
+    page.get_by_label("A text, one fact in each sentence").fill(f"Zzz. {FACT} {OTHER}")
+    page.get_by_role("button", name="Study", exact=True).click()
+    expect(page.locator(".facts .statement")).to_have_text([FACT], timeout=8000)
+    expect(page.locator("#study-count")).to_have_text("2 of 3 sentences")
+    held.set()
+    expect(page.locator("#study-label")).to_contain_text("Learned 2 facts, left out 1")
+    expect(page.locator(".studied-one").first).to_contain_text("Left out 'Zzz.' is a single word")
+
+
+def test_a_fact_that_was_taught_to_another_space_says_so(
+    page: Page, watched: Watched, shared: Server, held: threading.Event
+) -> None:
+    shared.http().post("/v1/spaces", json={"name": f"{watched.space}-c"})
+    page.reload()
+    teach(page, OTHER)
+    expect(page.locator(".lesson")).to_be_visible()
+    page.get_by_role("combobox", name="Space").select_option(f"{watched.space}-c")
+    held.set()
+    told = f"In the space {watched.space}: Learned."
+    expect(page.locator("#teach-state")).to_contain_text(told)
+    expect(page.get_by_label("A fact, in one sentence")).to_have_value("")
+    expect(page.locator(".facts .statement")).to_have_count(0)
+    page.get_by_role("combobox", name="Space").select_option(watched.space)
+    expect(page.locator(".facts .statement")).to_have_text([OTHER])
 
 
 def test_study_of_a_file(page: Page, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qf.model import Model
 from qf.serve.sampling import Sampler, Sampling
-from qf.serve.text import Transcript
+from qf.serve.text import Transcript, token_bytes
 
 
 class Bytes:
@@ -57,6 +58,56 @@ def test_nothing_is_held_back_without_need() -> None:
 def test_bytes_that_are_no_character_come_at_the_end() -> None:
     transcript = Transcript(Bytes(), (), trim=False)
     assert [transcript.add(b) for b in "é".encode()[:1]] == [""] and transcript.end() == "\ufffd"
+
+
+@given(
+    st.text("ab \n漢🤷é", max_size=20),
+    st.lists(st.text("ab \n漢", min_size=1, max_size=4), max_size=3),
+    st.booleans(),
+)
+def test_the_tokens_that_are_said_are_those_of_the_text(
+    text: str, stop: list[str], trim: bool
+) -> None:
+    transcript, pieces, said = Transcript(Bytes(), stop, trim), [], [0]
+    for byte in text.encode():
+        pieces.append(transcript.add(byte))
+        said.append(transcript.said)
+        if transcript.stopped:
+            break
+    pieces.append(transcript.end())
+    assert said == sorted(said) and transcript.said >= said[-1]
+    reported = text.encode()[: transcript.said].decode()  # whole characters
+    if not transcript.stopped:
+        assert reported == text
+    elif trim:
+        assert reported.strip() == "".join(pieces).strip()
+    else:
+        assert reported == "".join(pieces)
+    begins = [i for i, c in enumerate(text) for _ in c.encode()]
+    assert transcript.starts == begins[: len(transcript.starts)]
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [("æ¼", b"\xe6\xbc"), ("<0xE6>", b"\xe6"), ("Ġ漢\ufffd", "漢\ufffd".encode())],
+)
+def test_a_part_of_a_character_has_bytes_of_its_own(written: str, text: bytes) -> None:
+    class One:
+        def decode(self, ids: list[int]) -> str:
+            return text.decode("utf-8", "replace")
+
+        def convert_ids_to_tokens(self, token: int) -> str:
+            return written
+
+    assert token_bytes(One(), 0) == text
+
+
+def test_the_bytes_of_tokens_make_the_text(base: Model) -> None:
+    text = "Ada 漢字 🤷🏽‍♀️ é\n\u00a0\x00ÿ"
+    ids = base.tokenizer(text)["input_ids"]
+    assert b"".join(token_bytes(base.tokenizer, i) for i in ids) == text.encode()
+    every = {token_bytes(base.tokenizer, i) for i in range(len(base.tokenizer))}
+    assert {bytes([b]) for b in range(256)} <= every
 
 
 def test_greedy_takes_the_likeliest_and_top_p_the_likeliest_few() -> None:

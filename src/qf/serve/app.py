@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
@@ -21,9 +22,10 @@ from qf.errors import LessonError, QFError
 from qf.recall import Asked
 from qf.serve import facts, schemas
 from qf.serve.chat import Told, told_in
-from qf.serve.errors import JSON, APIError, error_response
+from qf.serve.errors import JSON, APIError, error_response, why_not
 from qf.serve.guard import Guard
 from qf.serve.idempotency import Replays
+from qf.serve.invalid import invalid, not_json
 from qf.serve.replies import Chat, Form, Pieces, Said, Text, events, whole
 from qf.serve.sampling import Sampling
 from qf.serve.serving import (
@@ -57,7 +59,7 @@ def create_app(serving: Serving) -> FastAPI:
 
     app = FastAPI(
         title="qf", version=__version__, lifespan=running, responses=ERRORS,
-        docs_url=None, redoc_url=None,
+        docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.state.serving = serving
     app.state.replays, app.state.layers = Replays(), []
@@ -77,19 +79,13 @@ def create_app(serving: Serving) -> FastAPI:
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"][1:])  # after "body", "query" or "path"
-    if first["type"] == "json_invalid":
-        return error_response(APIError(400, "The body is not valid JSON.", "invalid_json"))
-    # The message says what is wrong with the value, and never repeats it.
-    what = first["msg"].removeprefix("Value error, ")
-    where = f"field {param!r}" if param else "request"
-    message = f"The {where} is not valid: {what[:1].lower() + what[1:]}."
-    return error_response(APIError(400, message, "invalid_value", param=param or None))
+    return error_response(invalid(error.errors(), error.body))
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # FastAPI's, of a body that cannot be read
+        return error_response(not_json(error.__cause__))
     told = {
         404: (f"There is nothing at {request.url.path[:100]!r}.", "not_found"),
         405: (f"{request.method[:20]} is not allowed here.", "method_not_allowed"),
@@ -134,7 +130,7 @@ async def chat(body: schemas.ChatRequest, request: Request) -> Response:
     told = told_in(turns[-1]["content"]) if serving.settings.learn_from_chat else None
     if told is not None and name != BASE and caller.may("teach", name):
         said = await unless_gone(request, _told(told, name, request))
-        return await _reply(body, request, form, Said(said))
+        return await _reply(body, request, form, Said(said, body.n or 1))
 
     def prompt() -> Asked:
         try:
@@ -160,11 +156,14 @@ async def completions(body: schemas.CompletionRequest, request: Request) -> Resp
     """Go on with a text, as it is: without the chat template."""
     serving = serving_of(request)
     name = serving.space_of_model(body.model, caller_of(request))
-    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    texts, root = body.prompts, serving.spaces.root
     serving.check_prompt(texts, "prompt")
-    root = serving.spaces.root
+    for text in texts:
+        if not isinstance(text, str) and max(text) >= (size := len(root.tokenizer)):
+            message = f"The prompt has the token {max(text)}: the model knows 0 to {size - 1}."
+            raise APIError(400, message, "invalid_value", param="prompt")
 
-    def prompt(text: str) -> Asked:
+    def prompt(text: str | list[int]) -> Asked:
         try:
             return root.asked_text(text)
         except LessonError as error:
@@ -233,8 +232,13 @@ async def _told(told: Told, name: str, request: Request) -> str:
     """Learn or forget what a user's turn says, and say so."""
     if told.forget:
         return await facts.forget_statement(request, name, told.statement)
-    body = schemas.FactRequest(instruction=told.statement, space=name, rollback=True)
-    fact = await facts.learn(request, body)
+    try:
+        body = schemas.FactRequest(instruction=told.statement, space=name, rollback=True)
+        fact = await facts.learn(request, body)
+    except LessonError as error:
+        return f"I could not learn that. {why_not(error)}"
+    except ValidationError:
+        return "I could not learn that. A fact may have 2000 characters, and this is longer."
     if fact["after"] == fact["before"]:
         return f"Asked {fact['query']!r}, I say as before: {fact['after']}"
     if fact["verified"]:
@@ -305,7 +309,9 @@ async def make_space(body: schemas.SpaceRequest, request: Request) -> Response:
         serving.spaces.create(body.name)
         return _space(serving, request, body.name)
 
-    return JSON(await serving.engine.run(make), status_code=200 if there else 201)
+    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    made = await serving.engine.run(make)
+    return JSON(made, status_code=200 if there else 201, headers=headers)
 
 
 def _space(serving: Serving, request: Request, name: str) -> dict[str, Any]:
@@ -323,6 +329,7 @@ def _space(serving: Serving, request: Request, name: str) -> dict[str, Any]:
 # Health, metrics, the page
 
 
+@routes.head("/health", include_in_schema=False)
 @routes.get("/health", responses={200: {"model": schemas.Health}})
 async def health(request: Request) -> Response:
     """Whether the server answers with its facts: 503 while their directory is gone."""
@@ -345,13 +352,13 @@ async def metrics(request: Request) -> Response:
     return Response(content, media_type="text/plain; version=0.0.4")
 
 
-@routes.get("/", include_in_schema=False)
+@routes.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> Response:
     """The page."""
     return _page_file("index.html")
 
 
-@routes.get("/page/{name}", include_in_schema=False)
+@routes.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
 async def page_file(name: str) -> Response:
     """A file of the page."""
     return _page_file(name)

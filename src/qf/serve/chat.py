@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 _TOLD = re.compile(
-    r"\s*(please\s+)?(remember|forget)(\s+that)?\b[\s:,]+(?P<what>\S.*)", re.I | re.S
+    r"\s*(please\s+)?(remember|forget)(?!\s+to\b)(\s+that)?\b[\s:,]+(?P<what>\S.*)", re.I | re.S
 )
 
 
@@ -22,7 +22,7 @@ class Told:
 
 
 def told_in(turn: str) -> Told | None:
-    """What a turn tells; None where it tells nothing, such as a question.
+    """What a turn tells; None where it tells nothing, such as a question or a thing to do.
 
     >>> told_in("Remember that Ada Quist designed the Hollow Bridge.")
     Told(statement='Ada Quist designed the Hollow Bridge.', forget=False)
@@ -31,7 +31,8 @@ def told_in(turn: str) -> Told | None:
     if not found or turn.rstrip().endswith("?"):
         return None
     what = " ".join(found["what"].split())
-    statement = what[0].upper() + what[1:]
+    # A name like "iPhone" is written as it is.
+    statement = what[0].upper() + what[1:] if what.split()[0].islower() else what
     if statement[-1] not in ".!":
         statement += "."
     return Told(statement, found[2].lower() == "forget")

@@ -75,7 +75,15 @@ class Stream:
     asked: Asked | None = None  # once it was its turn
     next: int = 0
     generated: int = 0
+    unsaid: list[Token] = field(default_factory=list)  # whose text is not certain yet
     gone: bool = False  # nobody reads it any more
+
+    def said(self) -> tuple[Token, ...]:
+        """The tokens to report whose text has become certain."""
+        first = len(self.transcript.starts) - len(self.unsaid)
+        count = max(self.transcript.said - first, 0)
+        said, self.unsaid = tuple(self.unsaid[:count]), self.unsaid[count:]
+        return said
 
 
 @dataclass(eq=False)
@@ -349,14 +357,15 @@ class Engine:
         stream.generated += 1
         stream.next = token.id
         if token.id in self._generator.eos_ids and not stream.endless:
-            return Piece(stream.transcript.end(), finish="stop")
+            return Piece(stream.transcript.end(), stream.said(), finish="stop")
         text = stream.transcript.add(token.id)
-        tokens = () if token.logprob is None else (token,)
+        if token.logprob is not None:
+            stream.unsaid.append(replace(token, start=stream.transcript.starts[-1]))
         if stream.transcript.stopped:
-            return Piece(text, tokens, finish="stop")
+            return Piece(text, stream.said(), finish="stop")
         if stream.generated >= stream.room:
-            return Piece(text + stream.transcript.end(), tokens, finish="length")
-        return Piece(text, tokens)
+            return Piece(text + stream.transcript.end(), stream.said(), finish="length")
+        return Piece(text, stream.said())
 
     def _deliver(self) -> None:
         news, self._news = self._news, []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from starlette.responses import Response
@@ -81,7 +82,7 @@ def api_error(error: BaseException) -> APIError:
     if isinstance(error, APIError):
         return error
     if isinstance(error, LessonError):
-        return APIError(400, str(error), "invalid_lesson")
+        return _unusable(error)
     if isinstance(error, MemoryFault):
         # Its message names directories of this machine.
         message = "The memory of this space cannot be used now; the server's log says why."
@@ -89,6 +90,26 @@ def api_error(error: BaseException) -> APIError:
     if isinstance(error, QFError):
         return APIError(400, str(error))
     return APIError(500, "The server failed; its log says why, under the request's id.")
+
+
+_NAMED = re.compile(r"The (instruction|query|answer|significance|rewordings|text)\b")
+_REMEDY = re.compile(r"[:,] (?:or )?give [a-z ]+ (with --(query|answer))\.$")
+
+
+def _unusable(error: LessonError) -> APIError:
+    """A lesson's error: where the command line has an option, a request has a field."""
+    message = str(error)
+    named, remedy = _NAMED.match(message), _REMEDY.search(message)
+    param = named[1] if named else None
+    if remedy:
+        message = f"{message[: remedy.start(1)]}in the field {remedy[2]!r}."
+        param = remedy[2] if message.startswith("The model") else "instruction"
+    return APIError(400, message, "invalid_lesson", param=param)
+
+
+def why_not(error: LessonError) -> str:
+    """Why a sentence was not learned, for those who can give neither question nor answer."""
+    return _REMEDY.sub(".", str(error))
 
 
 class JSON(Response):

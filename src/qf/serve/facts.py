@@ -24,11 +24,11 @@ from qf.method.layers import LayerScore, best, sweeping
 from qf.method.probes import KNOWN, PROBES
 from qf.model import LearnedToken, OnStep
 from qf.serve import schemas
-from qf.serve.errors import JSON, APIError, api_error, dumps
+from qf.serve.errors import JSON, APIError, api_error, dumps, why_not
 from qf.serve.idempotency import Replays
 from qf.serve.serving import Serving, caller_of, request_id, serving_of, unless_gone
 from qf.serve.spaces import UNDO_SECONDS, Space
-from qf.study import sentences
+from qf.study import check_statement, sentences
 
 routes = APIRouter()
 SPACE = Annotated[schemas.SpaceName, Query()]
@@ -340,10 +340,12 @@ async def study(body: schemas.StudyRequest, request: Request) -> Response:
         for index, statement in enumerate(stated, 1):
             done: dict[str, Any] = {"index": index, "total": len(stated), "statement": statement}
             try:
+                check_statement(statement)
                 lesson = schemas.FactRequest(instruction=statement, space=body.space, rollback=True)
                 fact = await learn(request, lesson)
             except (LessonError, ValueError) as error:
-                told = str(error) if isinstance(error, LessonError) else "The sentence is too long."
+                long = "The sentence is too long."
+                told = why_not(error) if isinstance(error, LessonError) else long
                 yield event("statement", {**done, "query": "", "why": told, "fact": None})
                 continue
             except Exception as error:
@@ -382,6 +384,8 @@ async def export(body: schemas.ExportRequest, request: Request) -> Response:
 
     content = await serving.engine.run(work)
     headers = {"Content-Disposition": f'attachment; filename="{name}.qf"'}
+    if ignored := body.ignored():
+        headers["X-QF-Ignored"] = ignored
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from qf.serve.engine import Engine, Piece, Stream
 from qf.serve.errors import api_error, dumps
 from qf.serve.sampling import Token
+from qf.serve.text import token_bytes
 
 Choice = tuple[int, Piece]
 
@@ -51,12 +52,12 @@ class Pieces:
 class Said:
     """A reply that no model gave: that a fact was learned, for example."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, times: int = 1) -> None:
+        self._text, self._times = text, times
 
     async def __aiter__(self) -> AsyncIterator[list[Choice]]:
-        """The text, as one piece."""
-        yield [(0, Piece(self._text, finish="stop"))]
+        """The text, as one piece, for each choice that is asked for."""
+        yield [(i, Piece(self._text, finish="stop")) for i in range(self._times)]
 
     def usage(self) -> dict[str, int]:
         """Nothing was read or made by the model to say this."""
@@ -135,14 +136,21 @@ class Chat(Form):
         return {"content": content, "refusal": None}
 
     def _one(self, token: int, logprob: float | None) -> dict[str, Any]:
-        text = self.text(token)
-        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
+        bytes_ = list(token_bytes(self.tokenizer, token))
+        return {"token": self.text(token), "logprob": _finite(logprob), "bytes": bytes_}
 
 
 class Text(Form):
     """Replies of /v1/completions."""
 
     PREFIX, WHOLE, CHUNK = "cmpl", "text_completion", "text_completion"
+
+    def text(self, token: int) -> str:
+        """A token as text; a part of a character as its bytes, to be told from another's."""
+        text = super().text(token)
+        if "\ufffd" not in text:
+            return text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token_bytes(self.tokenizer, token))
 
     def delta(self, index: int, piece: Piece) -> dict[str, Any]:
         """A chunk of text."""
@@ -159,12 +167,11 @@ class Text(Form):
         }
 
     def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        texts = [self.text(t.id) for t in tokens]
         return {
-            "tokens": texts,
+            "tokens": [self.text(t.id) for t in tokens],
             "token_logprobs": [_finite(t.logprob) for t in tokens],
             "top_logprobs": [{self.text(i): _finite(p) for i, p in t.top} for t in tokens],
-            "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
+            "text_offset": [t.start for t in tokens],
         }
 
 

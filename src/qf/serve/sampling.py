@@ -28,11 +28,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a reply, its log-probability, and the likeliest ones in its place."""
+    """A token of a reply, its log-probability, the likeliest ones in its place, and where it is."""
 
     id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    start: int = 0  # in the reply's text
 
 
 class Sampler:

@@ -5,10 +5,11 @@ Unknown fields are accepted, as OpenAI does, and named in a header; wrong types 
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from qf.serve.sampling import TOP
 
@@ -28,12 +29,19 @@ def _said(text: str) -> str:
     return text
 
 
+def _unrepeated(echo: Any) -> Any:
+    if echo is True:
+        raise ValueError("a reply does not repeat its prompt, put that in front of it yourself")
+    return echo
+
+
 Text = Annotated[str, AfterValidator(_valid)]
 Said = Annotated[str, AfterValidator(_valid), AfterValidator(_said), Field(pattern=r"\S")]
 Sentence = Annotated[Said, Field(max_length=2000)]
 SpaceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 
 
 class Request(BaseModel):
@@ -42,9 +50,18 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     def ignored(self) -> str:
-        """The names of fields that were not understood, for a header."""
-        names = [n for n in (self.model_extra or {}) if re.fullmatch(r"[\w.-]{1,64}", n, re.A)]
-        return ", ".join(names[:20])
+        """The names of fields that were not understood, for a header: as many as it may hold."""
+        names, most = ", ".join(dict.fromkeys(self._unknown())), 1000
+        return names if len(names) <= most else f"{names[:most].rpartition(', ')[0]}, ..."
+
+    def _unknown(self) -> Iterator[str]:
+        """The fields that are not known here and below, percent-encoded, dots between levels."""
+        yield from (quote(name[:64]) for name in self.model_extra or {})
+        for name in type(self).model_fields:
+            held = getattr(self, name)
+            for item in held if isinstance(held, list) else [held]:
+                if isinstance(item, Request):
+                    yield from (f"{name}.{below}" for below in item._unknown())
 
 
 class TextPart(Request):
@@ -110,9 +127,20 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """POST /v1/completions. Without a temperature the reply is greedy."""
 
-    prompt: Said | Annotated[list[Said], Field(min_length=1, max_length=16)]
+    prompt: (
+        Said
+        | Annotated[list[Said], Field(min_length=1, max_length=16, fail_fast=True)]
+        | Tokens
+        | Annotated[list[Tokens], Field(min_length=1, max_length=16, fail_fast=True)]
+    )
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Literal[False] | None = None
+    echo: Annotated[Literal[False] | None, BeforeValidator(_unrepeated)] = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts, each a text or its tokens."""
+        one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if one else list(self.prompt)  # type: ignore[list-item, arg-type]
 
 
 class FactRequest(Request):

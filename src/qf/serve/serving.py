@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -92,7 +92,7 @@ class Serving:
                 "space_full",
             )
 
-    def check_prompt(self, texts: list[str], param: str) -> None:
+    def check_prompt(self, texts: Sequence[Sized], param: str) -> None:
         """Refuse what is too long to be looked at. Raises APIError."""
         if sum(map(len, texts)) > self.settings.prompt_chars:
             raise too_long(

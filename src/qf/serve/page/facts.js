@@ -75,6 +75,7 @@ async function teach() {
   byId("welcome").hidden = true;
   lesson.element.scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
   busy(true);
+  let elsewhere = "";
   try {
     const body = { instruction: given.statement, space, stream: true };
     if (given.query) body.query = given.query;
@@ -85,17 +86,22 @@ async function teach() {
       if (event.event === "fact") fact = event.data;
     }
     if (!fact) throw new Error("The server stopped before the fact was learned: teach it again.");
-    if (space !== state.space) return undefined;
-    for (const id of ["statement", "query", "answer"]) byId(id).value = "";
+    for (const [id, value] of Object.entries(given)) if (byId(id).value.trim() === value) byId(id).value = "";
+    if (space !== state.space) {
+      elsewhere = `In the space ${space}: ${outcome(fact)}`;
+      announce(elsewhere);
+      return undefined;
+    }
     lessonOf = fact.id;
     lesson.actions.append(...afterwards(fact));
     announce(outcome(fact));
     happened("learned", fact.instruction);
   } catch (error) {
     lesson.fail();
-    misplaced(error);
+    if (space === state.space) misplaced(error);
+    else showError(byId("teach-error"), `Not learned in the space ${space}: ${error.message}`);
   } finally {
-    busy(false);
+    busy(false, elsewhere);
   }
   return undefined;
 }
@@ -119,11 +125,11 @@ function misplaced(error) {
   return byId(id).focus();
 }
 
-function busy(yes) {
+function busy(yes, told = "") {
   teaching = yes;
   byId("teach-button").setAttribute("aria-disabled", String(yes));
   byId("teach-example").setAttribute("aria-disabled", String(yes));
-  byId("teach-state").textContent = yes ? "Learning …" : "";
+  byId("teach-state").textContent = yes ? "Learning …" : told;
 }
 
 const outcome = (fact) =>

@@ -60,7 +60,10 @@ async function study() {
       if (event === "statement") {
         progress(data.index, data.total);
         byId("statements").append(statement(data));
-        if (data.fact) learned += 1;
+        if (data.fact) {
+          learned += 1;
+          document.dispatchEvent(new CustomEvent("memory-may-differ"));
+        }
       }
       if (event === "done") {
         byId("study-label").textContent = `Learned ${plural(data.learned, "fact")}${data.left_out ? `, left out ${data.left_out}` : ""}`;
