@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from qf.errors import ModelError
 from qf.families.placement import at_hand, quantised, unwritable, values, whole
@@ -73,7 +74,7 @@ class Family:
         Raises ModelError when it is no linear layer, or one with an adapter around it.
         """
         module: Any = layer.get_submodule(self.W)
-        linear = isinstance(module, self._linear()) or hasattr(module, "in_features")
+        linear = isinstance(module, _LINEAR) or hasattr(module, "in_features")
         if not linear or hasattr(module, "base_layer") or not hasattr(module, "weight"):
             raise ModelError(
                 f"The MLP's output projection is a {type(module).__name__} and not a linear layer:"
@@ -84,29 +85,32 @@ class Family:
     def shape(self, projection: nn.Module) -> tuple[int, int]:
         """Return (N, D), the shape of W."""
         module: Any = projection
+        if isinstance(module, Conv1D):
+            return module.nf, module.nx
         return module.out_features, module.in_features
 
     def unwritable(self, projection: nn.Module) -> str:
         """Why no other W can be put into a projection; empty where one can."""
-        return unwritable(projection, self._linear())
+        return unwritable(projection, _kind(projection))
 
     def weight(self, projection: nn.Module) -> Tensor:
         """Return the values of W, (N, D), that a projection has now: a view of them.
 
         Of a sharded W they are a copy; of one that is offloaded or quantised there are none.
         """
-        return values(_parameter(projection))
+        W = values(_parameter(projection))
+        return W.T if isinstance(projection, Conv1D) else W
 
     @contextmanager
     def at_hand(self, projection: nn.Module) -> Iterator[Tensor | None]:
         """Give W (N, D) inside the block, wherever it is kept; None where it is quantised."""
         with at_hand(projection):
-            packed = quantised(projection, self._linear())
+            packed = quantised(projection, _kind(projection))
             yield None if packed else self.weight(projection)
 
     def put(self, projection: nn.Module, W: Tensor) -> None:
         """Let W, (N, D), be the projection's; it is not copied. It must be writable."""
-        _parameter(projection).data = W
+        _parameter(projection).data = W.T if isinstance(projection, Conv1D) else W
 
     def inputs(self, projection: nn.Module, x: Tensor) -> Tensor:
         """Return u (..., D) from what a process gives the projection: all of u, or its part."""
@@ -140,16 +144,20 @@ class Family:
     def inner(self, layer: nn.Module) -> nn.Module:
         """Return a linear module that no teaching changes: a model is told by it."""
         W = self.projection(layer)
-        linear = (m for m in layer.modules() if isinstance(m, self._linear()))
+        linear = (m for m in layer.modules() if isinstance(m, _LINEAR))
         return next(m for m in linear if m is not W)
 
     def logits(self, model: Any, states: Tensor) -> Tensor:
         """Return (..., vocabulary) from the decoder's states (..., N), as the model does."""
         return model.get_output_embeddings()(states)
 
-    def _linear(self) -> type[nn.Module]:
-        """The type of a plain projection."""
-        return nn.Linear
+
+_LINEAR = (nn.Linear, Conv1D)  # a Conv1D stores W transposed, (D, N)
+
+
+def _kind(projection: nn.Module) -> type[nn.Module]:
+    """The type of a projection that computes nothing but W u."""
+    return Conv1D if isinstance(projection, Conv1D) else nn.Linear
 
 
 def _parameter(projection: nn.Module) -> nn.Parameter:
