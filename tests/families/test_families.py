@@ -82,6 +82,19 @@ def test_a_model_without_its_vocabulary_head_has_the_same_layers(tiny_model, arc
     assert family.layers(model.base_model) is family.layers(model)
 
 
+def test_layers_without_experts_lie_beside_those_with_them(tiny_model):
+    model = tiny_model("deepseek_v3")
+    family = family_of(model)
+    widths = [family.shape(family.projection(layer))[1] for layer in family.layers(model)]
+    assert family.projection(family.layer(model, 0)) is model.model.layers[0].mlp.down_proj
+    assert widths == [96] * 4 and not hasattr(model.model.layers[0].mlp, "experts")
+    sequences = [AlignedTokens((4, 5, 6, 7, 8), 2, (1.0,) * 3)]
+    caught = []
+    model.model.layers[0].register_forward_hook(lambda _m, _i, y: caught.append(y[0, 1:4]))
+    (found,) = passes.record(model, family, 0, sequences, pad_id=0, logits=True)
+    assert torch.allclose(found.y.float(), caught[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("index", [-1, 4, 40])
 def test_a_layer_out_of_range_is_refused_with_the_range(tiny_model, index):
     model = tiny_model()
@@ -107,8 +120,14 @@ def test_the_weight_is_a_view_and_what_is_put_is_used(tiny_model, architecture):
 @pytest.mark.parametrize(
     ("model_type", "more", "why"),
     [
-        ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 1}, "experts"),
-        ("mixtral", {"num_local_experts": 2}, "experts"),
+        ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 1}, "no expert in common"),
+        ("mixtral", {"num_local_experts": 2}, "no expert in common"),
+        (
+            "granitemoeshared",
+            {"num_local_experts": 2, "num_experts_per_tok": 1, "shared_intermediate_size": 0},
+            "no expert in common, so that no single W gives a layer's output"
+            " (shared_intermediate_size is 0)",
+        ),
         ("mamba", {}, "a state from token to token"),
         ("opt", {"do_layer_norm_before": False, "ffn_dim": 24}, "do_layer_norm_before"),
         (

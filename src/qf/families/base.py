@@ -8,7 +8,7 @@
     y  (T, N)  the layer's output, z + v
 
 A family whose layers multiply z by a number s has y and v divided by it, which leaves W u alone:
-y / s = z + v / s. One whose layers norm z says so in `output` and `missing`.
+y / s = z + v / s. One whose layers do other things to z says so in `output` and `missing`.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,8 @@ class Family:
 
     `packed`: whether several sequences can lie in one row, told apart by positions that start
     again; else each runs alone. `limits`: what keeps W from giving any output y, for people to
-    read; empty where nothing does. `examples` are names on the Hugging Face hub.
+    read; empty where nothing does. `examples` are names on the Hugging Face hub. `by_parameter`:
+    whether an adapter for PEFT has to name W as a parameter, and not the module that holds it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Family:
     v: str = "post_attention_layernorm"
     packed: bool = True
     limits: str = ""
+    by_parameter: bool = False
 
     def unfit(self, config: Any) -> str:
         """Why a model of this type is not of this form after all; empty where it is."""
@@ -120,12 +122,12 @@ class Family:
         self, layer: nn.Module, keep: Callable[[Tensor], None]
     ) -> list[RemovableHandle]:
         """Have `keep` called with v in each pass of the layer, before W; return the hooks."""
-        point = layer.get_submodule(self.v)
-        return [point.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))]
+        s = self.scale(layer)
 
-    def added(self, layer: nn.Module) -> nn.Module:
-        """Return the module whose output is y - v: what the layer adds to v."""
-        return self.projection(layer)
+        def at_point(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            keep(inputs[0] if s == 1 else inputs[0].float() / s)
+
+        return [layer.get_submodule(self.v).register_forward_pre_hook(at_point)]
 
     def output(self, layer: nn.Module, z: Tensor, v: Tensor) -> Tensor:
         """Return y: (T, N) from z and v."""
@@ -135,9 +137,13 @@ class Family:
         """Return what has to be added to z, (T, N), for the layer's output to be y."""
         return y - self.output(layer, z, v)
 
+    def scale(self, layer: nn.Module) -> float:
+        """Return s, which y and v are divided by."""
+        return 1.0
+
     def residual_point(self, layer: nn.Module) -> nn.Module | None:
         """Return the module whose input is v where z is added to it as it is; else None."""
-        rules = ("on_residual", "added", "output", "missing")
+        rules = ("on_residual", "output", "missing")
         plain = all(getattr(type(self), rule) is getattr(Family, rule) for rule in rules)
         return layer.get_submodule(self.v) if plain else None
 

@@ -59,7 +59,8 @@ def _adds_up(family: Family, layer: nn.Module, z: Tensor, v: Tensor, y: Tensor) 
     if z.shape[-1] != N:
         return False
     y, z, v = y.flatten(0, -2), z.flatten(0, -2).float(), v.flatten(0, -2).float()
-    return _same(y, family.output(layer, z, v), z.abs() + v[:, :N].abs())
+    s = family.scale(layer)
+    return _same(y, s * family.output(layer, z, v), s * (z.abs() + v[:, :N].abs()))
 
 
 def _run(model: Any, decoder: Any) -> tuple[Tensor, Tensor | None]:
