@@ -397,11 +397,12 @@ def test_help_shows_an_example(run: Run, command: str) -> None:
 def test_models_lists_each_type_with_what_holds_for_it(run: Run, document: Any) -> None:
     listed = document("models", "--json")
     rows = {row["type"]: row for row in listed["models"]}
-    assert set(rows) == set(SUPPORTED) | set(REFUSED) and "Llama" in listed["others"]
+    assert set(rows) == set(SUPPORTED) | set(REFUSED) and "short pass" in listed["others"]
     assert rows["qwen2"]["support"] == "exact" and rows["qwen2"]["why"] == ""
     assert "Qwen/Qwen2.5-1.5B-Instruct" in rows["qwen2"]["examples"]
     assert rows["gemma2"]["support"] == "approximate" and "norm" in rows["gemma2"]["why"]
-    assert rows["mixtral"]["support"] == "refused" and "experts" in rows["mixtral"]["why"]
+    assert rows["mixtral"]["support"] == "refused" and "expert" in rows["mixtral"]["why"]
+    assert rows["qwen2_moe"]["support"] == "exact" and rows["qwen3_moe"]["support"] == "refused"
     assert rows["mixtral"]["examples"] == []
 
     code, printed, said = run("models")

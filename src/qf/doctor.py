@@ -210,12 +210,13 @@ def _model(patient: _Patient) -> Finding:
 
 def _family(patient: _Patient) -> Finding:
     family = family_of(patient.loaded.transformer)
+    if family.name not in SUPPORTED:
+        text = f"{family.name}, not listed: built like one that is, as a short pass shows"
+        text += f"; approximate: {family.limits}" if family.limits else ""
+        return Finding("", "warning", text, "trust what verifies; `qf models` lists tested ones")
     if family.limits:
         remedy = "what is learned is verified all the same; `qf models` lists exact ones"
         return Finding("", "warning", f"{family.name}, approximate: {family.limits}", remedy)
-    if family.name not in SUPPORTED:
-        text = f"{family.name}, not listed: taken for one of Llama's form after a short pass"
-        return Finding("", "warning", text, "trust what verifies; `qf models` lists tested ones")
     return Finding("", "ok", f"{family.name}, exact")
 
 

@@ -185,11 +185,13 @@ def parts(update: Update, counts: Sequence[int]) -> list[Update]:
     return [Update(B, A) for B, A in zip(columns, rows, strict=True)]
 
 
-def write_adapter(directory: Path, update: Update, module: str, base: str) -> str:
+def write_adapter(
+    directory: Path, update: Update, module: str, base: str, *, by_parameter: bool = False
+) -> str:
     """Write ΔW of the module of this full name as a PEFT adapter; return a name for it.
 
     The scale of an adapter is lora_alpha / r, so alpha = r adds B A as it is. `base` is the name of
-    the model that it belongs to.
+    the model that it belongs to. `by_parameter` names the module's weight in place of the module.
     """
     key = f"base_model.model.{module}"
     tensors = {f"{key}.lora_A.weight": update.A, f"{key}.lora_B.weight": update.B}
@@ -204,7 +206,8 @@ def write_adapter(directory: Path, update: Update, module: str, base: str) -> st
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
-        "target_modules": [module],
+        "target_modules": [] if by_parameter else [module],
+        **({"target_parameters": [f"{module}.weight"]} if by_parameter else {}),
         "use_dora": False,
         "use_rslora": False,
     }

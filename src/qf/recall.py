@@ -252,31 +252,27 @@ def acting(
             part = u[row, shift + a.span[0] : shift + a.span[1]].float().mean(0)
             readouts[row] = readout(recalls, a.query, family.inputs(below, part), device)
 
-    def at_residual(v: Tensor) -> None:
-        seen["v"] = rows_of(v)[:, -1]
-
     def at_projection(_: Any, inputs: tuple[Tensor, ...]) -> None:
         seen["u"] = family.inputs(W, rows_of(inputs[0])[:, -1].float()).to(device)
 
-    def at_the_layer(_m: Any, _i: Any, added: Tensor) -> Tensor | None:
+    def above_the_layer(_m: Any, _i: Any, outputs: Any) -> Any:
         in_use = [(row, r) for row, r in enumerate(readouts) if r is not None]
         if not in_use:
             return None
-        u, v = seen["u"], seen["v"].to(device).float()
-        changed = added.clone(memory_format=torch.contiguous_format)
-        last = rows_of(changed)[:, -1]
+        alone = isinstance(outputs, Tensor)
+        y = (outputs if alone else outputs[0]).clone(memory_format=torch.contiguous_format)
+        last = rows_of(y)[:, -1]
         for row, r in in_use:
-            y = r.output(u[row], last[row].to(device).float() + v[row])
-            last[row] = (y - v[row]).to(added)
-        return changed
+            own = last[row].to(device).float() / scale
+            last[row] = (scale * r.output(seen["u"][row], own)).to(y)
+        return y if alone else (y, *outputs[1:])
 
     block = family.layer(model, layer)
-    W = family.projection(block)
+    W, scale = family.projection(block), family.scale(block)
     device = device_of(W)  # whatever the layer of the gate runs on
     hooks = [
-        *family.on_residual(block, at_residual),
         W.register_forward_pre_hook(at_projection),
-        family.added(block).register_forward_hook(at_the_layer),
+        block.register_forward_hook(above_the_layer),
     ]
     if reading is not None:
         below = family.projection(family.layer(model, reading.gate_layer))

@@ -69,9 +69,10 @@ class Transfer:
         if each:
             changes, names = parts(left.update, left.counts), [f.id for f in left.facts]
         where, base = self._name(self.projection), self._source()
+        by_parameter = self.asking.family.by_parameter
         with whole_directory(directory, force) as new:
             named = [  # what the model says anyway needs no adapter
-                write_adapter(new / n, u, where, base)
+                write_adapter(new / n, u, where, base, by_parameter=by_parameter)
                 for n, u in zip(names, changes, strict=True)
                 if u.rank
             ]

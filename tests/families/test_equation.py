@@ -4,9 +4,12 @@ The reference knows by itself where each model type keeps W and reads everything
 into W and what comes out of the layer.
 """
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from torch.nn.functional import normalize
 
 import qf.calibrator
@@ -26,15 +29,25 @@ LESSON = Lesson("Qi started Oxinnovate.", "Who started Oxinnovate?", "It was Qi.
 NORMED = {"gemma2", "gemma3", "olmo2", "olmo3"}
 EXACT = [a for a in ARCHITECTURES if a not in NORMED]
 
-# model type: where W is in a layer; the others have it in mlp.down_proj
+# model type: where W is in a layer; the others, and layers without experts, have mlp.down_proj
 PLACES = {
     "bloom": "mlp.dense_4h_to_h",
+    "deepseek_v2": "mlp.shared_experts.down_proj",
+    "deepseek_v3": "mlp.shared_experts.down_proj",
+    "dots1": "mlp.shared_experts.down_proj",
+    "ernie4_5_moe": "mlp.shared_experts.down_proj",
     "falcon": "mlp.dense_4h_to_h",
+    "glm4_moe": "mlp.shared_experts.down_proj",
     "gpt2": "mlp.c_proj",
     "gpt_neox": "mlp.dense_4h_to_h",
     "gptj": "mlp.fc_out",
+    "granitemoehybrid": "shared_mlp.output_linear",
+    "granitemoeshared": "shared_mlp.output_linear",
+    "llama4_text": "feed_forward.shared_expert.down_proj",
     "opt": "fc2",
     "phi": "mlp.fc2",
+    "qwen2_moe": "mlp.shared_expert.down_proj",
+    "qwen3_next": "mlp.shared_expert.down_proj",
     "starcoder2": "mlp.c_proj",
 }
 
@@ -50,8 +63,8 @@ def layers_of(model):
 
 
 def projection(model):
-    where = PLACES.get(model.config.model_type, "mlp.down_proj")
-    return layers_of(model)[LAYER].get_submodule(where)
+    named = dict(layers_of(model)[LAYER].named_modules())
+    return named.get(PLACES.get(model.config.model_type), named.get("mlp.down_proj"))
 
 
 def weight(model):
@@ -60,10 +73,36 @@ def weight(model):
     return W.T if model.config.model_type == "gpt2" else W
 
 
+def divisor(model):
+    """What y and v of a layer are divided by."""
+    return model.config.residual_multiplier if model.config.model_type == "granite" else 1
+
+
+def factor(model, ids):
+    """What W u is multiplied by in the layer before it is added: (L, 1), or a number."""
+    block, caught = layers_of(model)[LAYER], []
+    if model.config.model_type.startswith("granitemoe"):
+        return model.config.residual_multiplier
+    if not any(name == "mlp.shared_expert_gate" for name, _ in block.named_modules()):
+        return 1
+    hook = block.post_attention_layernorm.register_forward_hook(
+        lambda _m, _i, h: caught.append(h[0])
+    )
+    run(model, ids)
+    hook.remove()
+    logit = caught[0].double() @ block.mlp.shared_expert_gate.weight.detach().double().T
+    return 1 / (1 + (-logit).exp())
+
+
+def run(model, ids):
+    with torch.no_grad():
+        model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+
+
 def observed(model, ids):
     """u, v and y of the layer: (L, any); y is what comes out of it, v is y but for the MLP.
 
-    Of Granite, y and v over the multiplier.
+    Of experts the MLP is the shared one. Of Granite, y and v over the multiplier.
     """
     caught, block = {}, layers_of(model)[LAYER]
     hooks = [
@@ -80,17 +119,23 @@ def observed(model, ids):
                 lambda _m, _i, out: caught.update(z=out)
             )
         )
-    with torch.no_grad():
-        model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+    run(model, ids)
     for hook in hooks:
         hook.remove()
     u, z, y = (caught[k].reshape(len(ids), -1).double() for k in "uzy")
-    y = y / getattr(model.config, "residual_multiplier", 1)
-    return u, y - z, y
+    y = y / divisor(model)
+    return u, y - factor(model, ids) * z, y
 
 
 def at_answer(model, aligned):
     return [x[aligned.start - 1 : -1] for x in observed(model, aligned.input_ids)]
+
+
+def multiplied(model, aligned):
+    """u and v at the answer, u times the factor: s (W u) = W (s u), so that y = W (s u) + v."""
+    u, v, _ = at_answer(model, aligned)
+    s = factor(model, aligned.input_ids)
+    return u * (s if isinstance(s, int | float) else s[aligned.start - 1 : -1]), v
 
 
 def equation_3(W, opened, closed):
@@ -123,7 +168,8 @@ def test_what_is_recorded_is_the_layers_own(tiny_model, architecture, random_seq
     for aligned in random_sequences:
         (one,) = passes.record(model, family, LAYER, [aligned], pad_id=0)
         u, v, y = at_answer(model, aligned)
-        assert apart(one.u, u) < 1e-5 and apart(one.v, v) < 1e-5 and apart(one.y, y) < 1e-5
+        own = one.v[:, : v.shape[1]]  # s may come as one more column
+        assert apart(one.u, u) < 1e-5 and apart(own, v) < 1e-5 and apart(one.y, y) < 1e-5
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -161,7 +207,7 @@ def test_probabilities_are_the_models_own(tiny_model, architecture, random_seque
 def test_taught_weights_are_equation_3(tiny_model, architecture, sequences):
     model = tiny_model(architecture)
     family, W = family_of(model), weight(model)
-    opened, closed = (at_answer(model, aligned)[:2] for aligned in sequences)
+    opened, closed = (multiplied(model, aligned) for aligned in sequences)
     expected = equation_3(W, opened, closed)
     found = passes.rows(model, family, LAYER, *sequences, None, pad_id=0)
     base = family.weight(family.projection(family.layer(model, LAYER)))
@@ -253,6 +299,18 @@ def test_a_taught_model_is_saved_and_loaded_as_it_is(taught, architecture, tmp_p
     assert torch.equal(weight(again.eval()), weight(transformer))
 
 
+def test_an_adapter_gives_the_logits_of_the_taught_model(taught, architecture, sequences, tmp_path):
+    transformer, model = taught(architecture)
+    ids = torch.tensor([sequences[1].input_ids])
+    plain = copy.deepcopy(transformer)
+    learn(model)
+    model.export_lora(tmp_path / "lora")
+    with torch.no_grad():
+        untaught, ours = plain(ids).logits, transformer(ids).logits
+        theirs = PeftModel.from_pretrained(plain, tmp_path / "lora")(ids).logits
+    assert apart(untaught, ours) > 1e-3 and apart(theirs, ours) <= 1e-5
+
+
 class Open:
     """A gate that lets every fact act whose subject is mentioned."""
 
@@ -279,7 +337,7 @@ def test_behind_a_gate_the_output_is_the_open_book_one(tiny_model, architecture,
         with recall.acting(model, family, LAYER, asked, len(ids)):
             strange, own = outputs(model, [other, ids])
         usual = outputs(model, [other, ids])
-        assert apart(own[-1], opened[t]) <= 1e-5 and apart(closed[t], opened[t]) > 0.01
+        assert apart(own[-1], opened[t]) <= 1e-5 and apart(closed[t], opened[t]) > 1e-3
         assert torch.equal(own[:-1], usual[1][:-1]) and torch.equal(strange, usual[0])
 
 
@@ -292,7 +350,7 @@ def outputs(model, batch):
     with torch.no_grad():
         model(input_ids=torch.tensor([list(ids) for ids in batch]), use_cache=False)
     hook.remove()
-    return caught["y"] / getattr(model.config, "residual_multiplier", 1)
+    return caught["y"] / divisor(model)
 
 
 def test_a_gated_fact_is_answered(taught, architecture, monkeypatch):

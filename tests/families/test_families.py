@@ -1,10 +1,15 @@
 """Which models are taken and which refused, by name and reason; places within a model."""
 
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen2Config, Qwen2Model
 
+import qf.families
 from qf.errors import ModelError
 from qf.families import REFUSED, SUPPORTED, family_of
 from qf.families.base import Family
@@ -29,8 +34,21 @@ SMALL = {
 def built(model_type, dtype=torch.float32, **more):
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        config = CONFIG_MAPPING[model_type](**SMALL, **more)
+        config = CONFIG_MAPPING[model_type](**SMALL | more)
         return AutoModelForCausalLM.from_config(config).eval().to(dtype)
+
+
+# The files in families/ that are no family's own, beside those in bases/.
+COMMON = {"__init__", "base", "placement", "probe", "refused"}
+
+
+def test_a_family_is_one_file_of_thirty_lines():
+    files = {f.stem: f for f in Path(qf.families.__file__).parent.glob("*.py")}
+    assert files.keys() >= COMMON
+    own = {import_module(f"qf.families.{name}").FAMILY.name for name in files.keys() - COMMON}
+    assert own == set(SUPPORTED) and len(own) == len(files.keys() - COMMON)
+    for name in files.keys() - COMMON:
+        assert len(files[name].read_text(encoding="utf-8").splitlines()) <= 30, name
 
 
 def hooks_of(model):
@@ -64,6 +82,19 @@ def test_a_model_without_its_vocabulary_head_has_the_same_layers(tiny_model, arc
     assert family.layers(model.base_model) is family.layers(model)
 
 
+def test_layers_without_experts_lie_beside_those_with_them(tiny_model):
+    model = tiny_model("deepseek_v3")
+    family = family_of(model)
+    widths = [family.shape(family.projection(layer))[1] for layer in family.layers(model)]
+    assert family.projection(family.layer(model, 0)) is model.model.layers[0].mlp.down_proj
+    assert widths == [96] * 4 and not hasattr(model.model.layers[0].mlp, "experts")
+    sequences = [AlignedTokens((4, 5, 6, 7, 8), 2, (1.0,) * 3)]
+    caught = []
+    model.model.layers[0].register_forward_hook(lambda _m, _i, y: caught.append(y[0, 1:4]))
+    (found,) = passes.record(model, family, 0, sequences, pad_id=0, logits=True)
+    assert torch.allclose(found.y.float(), caught[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("index", [-1, 4, 40])
 def test_a_layer_out_of_range_is_refused_with_the_range(tiny_model, index):
     model = tiny_model()
@@ -89,8 +120,14 @@ def test_the_weight_is_a_view_and_what_is_put_is_used(tiny_model, architecture):
 @pytest.mark.parametrize(
     ("model_type", "more", "why"),
     [
-        ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 1}, "experts"),
-        ("mixtral", {"num_local_experts": 2}, "experts"),
+        ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 1}, "no expert in common"),
+        ("mixtral", {"num_local_experts": 2}, "no expert in common"),
+        (
+            "granitemoeshared",
+            {"num_local_experts": 2, "num_experts_per_tok": 1, "shared_intermediate_size": 0},
+            "no expert in common, so that no single W gives a layer's output"
+            " (shared_intermediate_size is 0)",
+        ),
         ("mamba", {}, "a state from token to token"),
         ("opt", {"do_layer_norm_before": False, "ffn_dim": 24}, "do_layer_norm_before"),
         (
@@ -126,6 +163,36 @@ def test_an_unknown_type_that_is_built_like_llama_is_taken(model_type, dtype):
     sequences = [AlignedTokens((4, 5, 6, 7, 8), 2, (1.0,) * 3)] * 2
     one, two = passes.record(model, family, 1, sequences, pad_id=0, logits=True)
     assert torch.equal(one.y, two.y) and one.y.shape == (3, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("model_type", "like", "more"),
+    [
+        ("gpt_bigcode", "gpt2", {"n_inner": 24}),  # whose W is stored as it is: no Conv1D
+        ("biogpt", "opt", {}),
+        ("codegen", "gptj", {"n_inner": 24, "num_attention_heads": 4, "rotary_dim": 4}),
+        ("exaone4", "olmo2", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+    ],
+)
+def test_an_unknown_type_is_taken_for_the_listed_one_that_it_is_built_like(
+    model_type, like, more, dtype
+):
+    assert model_type not in SUPPORTED and model_type not in REFUSED
+    model = built(model_type, dtype, **more)
+    family = family_of(model)
+    assert family == replace(SUPPORTED[like], name=model_type, examples=(), packed=False)
+    assert not any(hooks_of(model))
+
+    seen, layer = {}, family.layer(model, 1)
+    layer.register_forward_hook(
+        lambda _m, _i, y: seen.update(y=y[0] if isinstance(y, tuple) else y)
+    )
+    sequence = AlignedTokens((4, 5, 6, 7, 8), 2, (1.0,) * 3)
+    (found,) = passes.record(model, family, 1, [sequence], pad_id=0, logits=True)
+    assert family.shape(family.projection(layer)) == (16, 24)
+    error = (found.y - seen["y"].flatten(0, -2)[1:4]).norm() / found.y.norm()
+    assert error < 2 * torch.finfo(dtype).eps
 
 
 def scaled(output):

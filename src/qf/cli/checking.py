@@ -33,7 +33,9 @@ def models(as_json: Json = False) -> None:
         {"type": name, "support": "refused", "why": why, "examples": []}
         for name, why in sorted(REFUSED.items())
     ]
-    others = "Any other type is taken if a short pass shows that its layers are built like Llama's."
+    others = (
+        "Any other type is taken if a short pass shows that it is built like one that is listed."
+    )
     if as_json:
         say_json({"models": rows, "others": others})
     else:

@@ -8,7 +8,7 @@
     y  (T, N)  the layer's output, z + v
 
 A family whose layers multiply z by a number s has y and v divided by it, which leaves W u alone:
-y / s = z + v / s. One whose layers norm z says so in `output` and `missing`.
+y / s = z + v / s. One whose layers do other things to z says so in `output` and `missing`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from qf.errors import ModelError
 from qf.families.placement import at_hand, quantised, unwritable, values, whole
@@ -33,7 +34,8 @@ class Family:
 
     `packed`: whether several sequences can lie in one row, told apart by positions that start
     again; else each runs alone. `limits`: what keeps W from giving any output y, for people to
-    read; empty where nothing does. `examples` are names on the Hugging Face hub.
+    read; empty where nothing does. `examples` are names on the Hugging Face hub. `by_parameter`:
+    whether an adapter for PEFT has to name W as a parameter, and not the module that holds it.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Family:
     v: str = "post_attention_layernorm"
     packed: bool = True
     limits: str = ""
+    by_parameter: bool = False
 
     def unfit(self, config: Any) -> str:
         """Why a model of this type is not of this form after all; empty where it is."""
@@ -73,7 +76,7 @@ class Family:
         Raises ModelError when it is no linear layer, or one with an adapter around it.
         """
         module: Any = layer.get_submodule(self.W)
-        linear = isinstance(module, self._linear()) or hasattr(module, "in_features")
+        linear = isinstance(module, _LINEAR) or hasattr(module, "in_features")
         if not linear or hasattr(module, "base_layer") or not hasattr(module, "weight"):
             raise ModelError(
                 f"The MLP's output projection is a {type(module).__name__} and not a linear layer:"
@@ -84,29 +87,32 @@ class Family:
     def shape(self, projection: nn.Module) -> tuple[int, int]:
         """Return (N, D), the shape of W."""
         module: Any = projection
+        if isinstance(module, Conv1D):
+            return module.nf, module.nx
         return module.out_features, module.in_features
 
     def unwritable(self, projection: nn.Module) -> str:
         """Why no other W can be put into a projection; empty where one can."""
-        return unwritable(projection, self._linear())
+        return unwritable(projection, _kind(projection))
 
     def weight(self, projection: nn.Module) -> Tensor:
         """Return the values of W, (N, D), that a projection has now: a view of them.
 
         Of a sharded W they are a copy; of one that is offloaded or quantised there are none.
         """
-        return values(_parameter(projection))
+        W = values(_parameter(projection))
+        return W.T if isinstance(projection, Conv1D) else W
 
     @contextmanager
     def at_hand(self, projection: nn.Module) -> Iterator[Tensor | None]:
         """Give W (N, D) inside the block, wherever it is kept; None where it is quantised."""
         with at_hand(projection):
-            packed = quantised(projection, self._linear())
+            packed = quantised(projection, _kind(projection))
             yield None if packed else self.weight(projection)
 
     def put(self, projection: nn.Module, W: Tensor) -> None:
         """Let W, (N, D), be the projection's; it is not copied. It must be writable."""
-        _parameter(projection).data = W
+        _parameter(projection).data = W.T if isinstance(projection, Conv1D) else W
 
     def inputs(self, projection: nn.Module, x: Tensor) -> Tensor:
         """Return u (..., D) from what a process gives the projection: all of u, or its part."""
@@ -116,12 +122,12 @@ class Family:
         self, layer: nn.Module, keep: Callable[[Tensor], None]
     ) -> list[RemovableHandle]:
         """Have `keep` called with v in each pass of the layer, before W; return the hooks."""
-        point = layer.get_submodule(self.v)
-        return [point.register_forward_pre_hook(lambda _, inputs: keep(inputs[0]))]
+        s = self.scale(layer)
 
-    def added(self, layer: nn.Module) -> nn.Module:
-        """Return the module whose output is y - v: what the layer adds to v."""
-        return self.projection(layer)
+        def at_point(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            keep(inputs[0] if s == 1 else inputs[0].float() / s)
+
+        return [layer.get_submodule(self.v).register_forward_pre_hook(at_point)]
 
     def output(self, layer: nn.Module, z: Tensor, v: Tensor) -> Tensor:
         """Return y: (T, N) from z and v."""
@@ -131,25 +137,33 @@ class Family:
         """Return what has to be added to z, (T, N), for the layer's output to be y."""
         return y - self.output(layer, z, v)
 
+    def scale(self, layer: nn.Module) -> float:
+        """Return s, which y and v are divided by."""
+        return 1.0
+
     def residual_point(self, layer: nn.Module) -> nn.Module | None:
         """Return the module whose input is v where z is added to it as it is; else None."""
-        rules = ("on_residual", "added", "output", "missing")
+        rules = ("on_residual", "output", "missing")
         plain = all(getattr(type(self), rule) is getattr(Family, rule) for rule in rules)
         return layer.get_submodule(self.v) if plain else None
 
     def inner(self, layer: nn.Module) -> nn.Module:
         """Return a linear module that no teaching changes: a model is told by it."""
         W = self.projection(layer)
-        linear = (m for m in layer.modules() if isinstance(m, self._linear()))
+        linear = (m for m in layer.modules() if isinstance(m, _LINEAR))
         return next(m for m in linear if m is not W)
 
     def logits(self, model: Any, states: Tensor) -> Tensor:
         """Return (..., vocabulary) from the decoder's states (..., N), as the model does."""
         return model.get_output_embeddings()(states)
 
-    def _linear(self) -> type[nn.Module]:
-        """The type of a plain projection."""
-        return nn.Linear
+
+_LINEAR = (nn.Linear, Conv1D)  # a Conv1D stores W transposed, (D, N)
+
+
+def _kind(projection: nn.Module) -> type[nn.Module]:
+    """The type of a projection that computes nothing but W u."""
+    return Conv1D if isinstance(projection, Conv1D) else nn.Linear
 
 
 def _parameter(projection: nn.Module) -> nn.Parameter:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from qf.families.parallel import Parallel
+from qf.families.bases.parallel import Parallel
 
 
 class Cohere(Parallel):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from qf.families.parallel import Parallel
+from qf.families.bases.parallel import Parallel
 
 
 class Falcon(Parallel):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from qf.families.normed import Normed
+from qf.families.bases.normed import Normed
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: attention and MLP side by side, or in turn (use_parallel_residual)."""
 
-from qf.families.parallel import Parallel
+from qf.families.bases.parallel import Parallel
 
 FAMILY = Parallel(
     "gpt_neox",

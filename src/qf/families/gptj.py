@@ -1,6 +1,6 @@
 """GPT-J, one norm for attention and MLP; not every version keeps packed sequences apart."""
 
-from qf.families.parallel import Parallel
+from qf.families.bases.parallel import Parallel
 
 FAMILY = Parallel(
     "gptj",

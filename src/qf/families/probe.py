@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from qf.errors import ModelError
 from qf.families.base import Family
 from qf.families.placement import device_of
 
@@ -20,35 +19,48 @@ TOKENS = 8
 
 def complaint(model: Any, family: Family) -> str:
     """Say what keeps `family` from being that of `model`; empty when nothing does."""
-    try:
-        layers = list(family.layers(model))
-        for layer in layers:
-            for place in (family.W, family.v):
-                layer.get_submodule(place)
-    except (AssertionError, AttributeError):
-        return f"its layers have no {family.W} and {family.v}"
-    seen: list[dict[str, Tensor]] = [{} for _ in layers]
     hooks: list[RemovableHandle] = []
     try:
-        for layer, parts in zip(layers, seen, strict=True):
-            W = family.projection(layer)
-            hooks += family.on_residual(layer, partial(_keep, parts, "v"))
-            hooks.append(W.register_forward_hook(partial(_keep_output, parts, "z")))
-            hooks.append(layer.register_forward_hook(partial(_keep_output, parts, "y")))
-        states, logits = _run(model, family.decoder(model))
-    except ModelError:
-        raise
-    except Exception as error:  # code of any kind runs here, and may fail in any way
-        return f"its decoder does not run on plain tokens ({type(error).__name__})"
+        seen = [(layer, _watched(family, layer, hooks)) for layer in family.layers(model)]
+        return _fault(model, family, seen)
+    except (AssertionError, AttributeError):
+        return f"its layers have no {family.W} and {family.v}"
     finally:
         for hook in hooks:
             hook.remove()
-    for index, parts in enumerate(seen):
-        if parts.keys() != {"z", "v", "y"} or not _same(parts["y"], parts["z"], parts["v"]):
+
+
+def _watched(family: Family, layer: nn.Module, hooks: list[RemovableHandle]) -> dict[str, Tensor]:
+    """What is to hold z, v and y of a layer after a pass."""
+    parts: dict[str, Tensor] = {}
+    W = family.projection(layer)
+    hooks += family.on_residual(layer, partial(_keep, parts, "v"))
+    hooks.append(W.register_forward_hook(partial(_keep_output, parts, "z")))
+    hooks.append(layer.register_forward_hook(partial(_keep_output, parts, "y")))
+    return parts
+
+
+def _fault(model: Any, family: Family, seen: list[tuple[nn.Module, dict[str, Tensor]]]) -> str:
+    """What one pass shows to be otherwise than the family has it."""
+    try:
+        states, logits = _run(model, family.decoder(model))
+    except Exception as error:  # code of any kind runs here, and may fail in any way
+        return f"its decoder does not run on plain tokens ({type(error).__name__})"
+    for index, (layer, parts) in enumerate(seen):
+        if parts.keys() != {"z", "v", "y"} or not _adds_up(family, layer, **parts):
             return f"the output of its layer {index} is not W u + v"
-    if logits is not None and not _same(logits, family.logits(model, states)):
+    if logits is not None and not _same(logits, family.logits(model, states), logits.abs()):
         return "its logits are not those of its vocabulary head alone"
     return ""
+
+
+def _adds_up(family: Family, layer: nn.Module, z: Tensor, v: Tensor, y: Tensor) -> bool:
+    N = y.shape[-1]
+    if z.shape[-1] != N:
+        return False
+    y, z, v = y.flatten(0, -2), z.flatten(0, -2).float(), v.flatten(0, -2).float()
+    s = family.scale(layer)
+    return _same(y, s * family.output(layer, z, v), s * (z.abs() + v[:, :N].abs()))
 
 
 def _run(model: Any, decoder: Any) -> tuple[Tensor, Tensor | None]:
@@ -71,12 +83,10 @@ def _keep_output(parts: dict[str, Tensor], name: str, _m: nn.Module, _i: Any, ou
     _keep(parts, name, out[0] if isinstance(out, tuple) else out)
 
 
-def _same(y: Tensor, *parts: Tensor) -> bool:
-    """Whether y is the sum of the parts, but for rounding; a model's few huge values aside."""
-    if any(part.shape != y.shape for part in parts):
+def _same(y: Tensor, expected: Tensor, size: Tensor) -> bool:
+    """Whether y is as expected, but for rounding of parts of this size; few huge values aside."""
+    if expected.shape != y.shape:
         return False
     eps = max(torch.finfo(y.dtype).eps, 1e-5)  # twice what rounding y, or a part, comes to
-    total = sum((part.float() for part in parts), torch.zeros_like(y, dtype=torch.float32))
-    size = y.float().abs() + sum(part.float().abs() for part in parts)
-    close = (y.float() - total).abs() <= eps * size
-    return bool(close.float().mean() > 0.99)
+    near = (y.float() - expected.float()).abs() <= eps * (y.float().abs() + size.float())
+    return bool(near.float().mean() > 0.99)

@@ -86,12 +86,12 @@ def record(
 ) -> list[Recording]:
     """Run all sequences through the model as one batch and record layer `layer` of each.
 
-    The pass ends in front of the layer's W, or, with `logits`, at the top of the model. The
-    sequences are packed one behind the other, each seeing itself only: the batch changes nothing
-    beyond rounding, and nothing is spent on padding, so that `pad_id` has no effect. Attention
-    takes memory for the square of the whole length: some ten lessons at a time are plenty. A family
-    that cannot pack has each run alone, and so have sequences with something extra. Only the
-    recorded positions are kept.
+    The pass ends in the layer, once u and v are known, or, with `logits`, at the top of the model.
+    The sequences are packed one behind the other, each seeing itself only: the batch changes
+    nothing beyond rounding, and nothing is spent on padding, so that `pad_id` has no effect.
+    Attention takes memory for the square of the whole length: some ten lessons at a time are
+    plenty. A family that cannot pack has each run alone, and so have sequences with something
+    extra. Only the recorded positions are kept.
 
     Raises ModelError: no such layer, a W that is no linear layer, or activations that are not
     finite.
@@ -314,7 +314,7 @@ def _hooked(
     found: dict[str, Tensor],
     cut_off: bool,
 ) -> Iterator[None]:
-    """Have `found` filled with u and v, and the pass ended in front of W; always unhook.
+    """Have `found` filled with u and v, and the pass ended when both are; always unhook.
 
     `raw` is u as this process gives it to W: in the model's precision, and perhaps a part of it.
     """
@@ -322,11 +322,15 @@ def _hooked(
 
     def at_residual(v: Tensor) -> None:
         found["v"] = _at(v, where)
+        done()
 
     def at_projection(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         raw = inputs[0].flatten(0, -2)[where.to(inputs[0].device)]
         found["raw"], found["u"] = raw, family.inputs(W, raw.float())
-        if cut_off:
+        done()
+
+    def done() -> None:
+        if cut_off and found.keys() == {"u", "v", "raw"}:
             raise _CutOff
 
     hooks = [

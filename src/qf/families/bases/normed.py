@@ -20,10 +20,6 @@ class Normed(Family):
     norm: str = "post_feedforward_layernorm"
     limits: str = "what W gives is normed before it is added: exact gated, near in the weights"
 
-    def added(self, layer: nn.Module) -> nn.Module:
-        """Return N."""
-        return layer.get_submodule(self.norm)
-
     def output(self, layer: nn.Module, z: Tensor, v: Tensor) -> Tensor:
         """Return N(z) + v."""
         return self._normed(layer, z) + v
@@ -46,7 +42,7 @@ class Normed(Family):
         return _rms(z) * x / _rms(x) - z
 
     def _normed(self, layer: nn.Module, z: Tensor) -> Tensor:
-        norm = self.added(layer)
+        norm = layer.get_submodule(self.norm)
         with torch.no_grad():
             return norm(z.to(device_of(norm), torch.float32)).to(z)
 

@@ -1,0 +1,1 @@
+"""Forms that several families share: what a family's own file is built on. No family itself."""
