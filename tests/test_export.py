@@ -162,8 +162,14 @@ def test_facts_that_do_not_verify_in_the_weights_are_left_out(
     left_out = [f.id for f in done.left_out]
     assert ids[1] in left_out and done.unverified == []
     assert done.facts and [f.id for f in done.facts] == [i for i in ids if i not in left_out]
-    with pytest.raises(ModelError, match="--gated"):
+    with pytest.raises(ModelError, match=rf"\({ids[1]} '{QUESTIONS[1][:-1]}\?'\).*--gated"):
         model.export_lora(tmp_path / "none", [ids[1]])
+    with monkeypatch.context() as patched:
+        patched.setattr(Asking, "holding", lambda *_: [])
+        patched.setattr("qf.transfer.SHOWN", 3)
+        three = ", ".join(f"{i} .*" for i in ids[:3])
+        with pytest.raises(ModelError, match=rf"\({three}, 1 more\)"):
+            model.export_lora(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     # What is in the weights already is what leaves, answered or not.
     joint = build(solver="joint")

@@ -38,6 +38,8 @@ from qf.remembered import Remembered
 from qf.remembering import Remembering
 from qf.solving import Solver
 
+SHOWN = 5  # so many facts are named in one sentence
+
 
 @dataclass(frozen=True)
 class Leaving:
@@ -167,8 +169,8 @@ class Transfer:
                 chosen = holding
             if update is None:
                 raise ModelError(
-                    "None of the facts is answered from the weights: export them with --gated, as"
-                    " they act now."
+                    f"None of the facts is answered from the weights ({_listed(facts)}): export"
+                    " them with --gated, as they act now."
                 )
             if not update.rank:
                 raise ModelError(
@@ -217,3 +219,10 @@ class Transfer:
         loaded = self.asking.loaded
         here = Path(loaded.directory)
         return str(here.resolve()) if loaded.directory and here.is_dir() else loaded.name
+
+
+def _listed(facts: Mapping[str, Fact]) -> str:
+    """The first facts, by id and query, and how many more there are."""
+    shown = [f"{k} {f.query!r}" for k, f in list(facts.items())[:SHOWN]]
+    more = [f"{len(facts) - SHOWN} more"] if len(facts) > SHOWN else []
+    return ", ".join(shown + more)
