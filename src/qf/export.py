@@ -228,6 +228,7 @@ def write_gated(
     facts: Sequence[Fact],
     recall: Recall,
     modules: Mapping[str, str],
+    scale: float,
     fingerprint: str,
     binding: Binding,
     force: bool = False,
@@ -235,7 +236,8 @@ def write_gated(
     """Write facts and their gate as one file, and beside it the loader; return a name for it.
 
     `recall` holds the facts, by their ids. `modules` are the full names of those that the loader
-    looks at, `fingerprint` is what it tells the model by.
+    looks at, `scale` is what makes recorded outputs the layer's own, `fingerprint` is what the
+    loader tells the model by.
 
     Raises QFError: one of the two files is there, and not to be replaced.
     """
@@ -244,7 +246,7 @@ def write_gated(
     tensors = {
         "addresses": torch.cat([recall.addresses(f.id) for f in facts]),
         "keys": torch.cat([r.keys for r in rows]),
-        "outputs": torch.cat([r.outputs for r in rows]),
+        "outputs": scale * torch.cat([r.outputs for r in rows]),
         "significance": torch.cat([r.significance for r in rows]),
         "center": gate.center,
         "directions": gate.directions,

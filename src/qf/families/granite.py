@@ -16,8 +16,13 @@ class Granite(Family):
         self, layer: nn.Module, keep: Callable[[Tensor], None]
     ) -> list[RemovableHandle]:
         """Give v / s."""
-        s: Any = layer.residual_multiplier
+        s = self.scale(layer)
         return super().on_residual(layer, lambda v: keep(v.float() / s))
+
+    def scale(self, layer: nn.Module) -> float:
+        """Return s."""
+        s: Any = layer.residual_multiplier
+        return float(s)
 
     def logits(self, model: Any, states: Tensor) -> Tensor:
         """Return the head's output over `logits_scaling`."""
