@@ -507,6 +507,35 @@ def test_facts_of_another_model_are_refused(build: Build, tmp_path: Path) -> Non
     assert other.facts() == []
 
 
+def test_what_holds_no_facts_to_take_in_is_named(build: Build, tmp_path: Path) -> None:
+    one = build("one")
+    teach(one, FACTS[:1])
+    one.export_lora(tmp_path / "lora")
+    one.export_lora(tmp_path / "each", each=True)
+    one.save_merged(tmp_path / "merged")
+    one.export_gated(tmp_path / "gated.safetensors")
+    (alone,) = (p for p in (tmp_path / "each").iterdir() if p.is_dir())
+    other = build("other", seed=6)
+    for path, kind in (
+        (tmp_path / "lora", "an adapter"),
+        (tmp_path / "lora" / "adapter_model.safetensors", "an adapter"),
+        (alone, "an adapter"),
+        (alone / "adapter_model.safetensors", "an adapter"),
+        (tmp_path / "merged", "a checkpoint"),
+        (tmp_path / "gated.safetensors", "a gated memory"),
+    ):
+        with pytest.raises(
+            MemoryFault, match=rf"{path.name} holds {kind} of speaker 5 \(.*--facts"
+        ):
+            one.import_facts(path)
+        both = rf"{kind} of speaker 5 \(.*, not of speaker 6 \(layer .*--facts` wrote: "
+        with pytest.raises(MemoryFault, match=both):
+            other.import_facts(path)
+    (tmp_path / "lora" / "qf.json").write_text("{}")
+    with pytest.raises(MemoryFault, match="holds no facts of qf"):
+        one.import_facts(tmp_path / "lora")
+
+
 def spoiled(path: Path, change: Callable[[dict[str, str], dict[str, Tensor]], Any]) -> Path:
     with safe_open(path, "pt") as file:
         told = file.metadata()
