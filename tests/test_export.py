@@ -138,6 +138,19 @@ def test_an_adapter_gives_the_logits_of_the_memory(
     assert (ours - theirs).abs().max() <= 1e-5
 
 
+def test_an_adapter_loads_in_every_architecture(
+    build: Build, fresh: Any, architecture: str, tmp_path: Path
+) -> None:
+    model = build(kind=architecture, solver="paper")
+    model.learn(*FACTS[0], "JGUT", None, rewordings=0, verify=False)
+    model.export_lora(tmp_path / "lora")
+    untaught = logits(fresh(architecture), model.tokenizer)
+    ours = logits(model.transformer, model.tokenizer)
+    with_peft = PeftModel.from_pretrained(fresh(architecture), tmp_path / "lora")
+    assert (ours - untaught).abs().max() > 0.01
+    assert (ours - logits(with_peft, model.tokenizer)).abs().max() <= 1e-5
+
+
 def test_gated_facts_are_solved_for_the_adapter_alone(
     build: Build, fresh: Any, tmp_path: Path
 ) -> None:
