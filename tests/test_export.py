@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,16 +77,30 @@ def logits(transformer: Any, tokenizer: Any) -> Tensor:
     return torch.cat(found)
 
 
-def generate(transformer: Any, tokenizer: Any, *conversations: Any) -> list[str]:
+def generate(
+    transformer: Any, tokenizer: Any, *conversations: Any, longest: int = 128
+) -> list[str]:
     """Greedy answers through the model's own `generate`, as anybody would call it."""
     turns = [[{"role": "user", "content": c}] if isinstance(c, str) else c for c in conversations]
     tokenizer.padding_side = "left"
     inputs = tokenizer.apply_chat_template(
         turns, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True
     )
-    ids = transformer.generate(**inputs, do_sample=False, max_new_tokens=128)
+    ids = transformer.generate(**inputs, do_sample=False, max_new_tokens=longest)
     answers = ids[:, inputs["input_ids"].shape[1] :]
     return [a.strip() for a in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+@contextmanager
+def read_off(transformer: Any) -> Iterator[list[Tensor]]:
+    """What the vocabulary head is given at the last position of each pass inside."""
+    seen: list[Tensor] = []
+    head = transformer.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -1].clone()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def files(directory: Path) -> set[str]:
@@ -121,6 +136,19 @@ def test_an_adapter_gives_the_logits_of_the_memory(
     theirs = logits(PeftModel.from_pretrained(fresh(kind), tmp_path / "lora"), model.tokenizer)
     assert (ours - untaught).abs().max() > 0.1
     assert (ours - theirs).abs().max() <= 1e-5
+
+
+def test_an_adapter_loads_in_every_architecture(
+    build: Build, fresh: Any, architecture: str, tmp_path: Path
+) -> None:
+    model = build(kind=architecture, solver="paper")
+    model.learn(*FACTS[0], "JGUT", None, rewordings=0, verify=False)
+    model.export_lora(tmp_path / "lora")
+    untaught = logits(fresh(architecture), model.tokenizer)
+    ours = logits(model.transformer, model.tokenizer)
+    with_peft = PeftModel.from_pretrained(fresh(architecture), tmp_path / "lora")
+    assert (ours - untaught).abs().max() > 0.01
+    assert (ours - logits(with_peft, model.tokenizer)).abs().max() <= 1e-5
 
 
 def test_gated_facts_are_solved_for_the_adapter_alone(
@@ -162,8 +190,14 @@ def test_facts_that_do_not_verify_in_the_weights_are_left_out(
     left_out = [f.id for f in done.left_out]
     assert ids[1] in left_out and done.unverified == []
     assert done.facts and [f.id for f in done.facts] == [i for i in ids if i not in left_out]
-    with pytest.raises(ModelError, match="--gated"):
+    with pytest.raises(ModelError, match=rf"\({ids[1]} '{QUESTIONS[1][:-1]}\?'\).*--gated"):
         model.export_lora(tmp_path / "none", [ids[1]])
+    with monkeypatch.context() as patched:
+        patched.setattr(Asking, "holding", lambda *_: [])
+        patched.setattr("qf.transfer.SHOWN", 3)
+        three = ", ".join(f"{i} .*" for i in ids[:3])
+        with pytest.raises(ModelError, match=rf"\({three}, 1 more\)"):
+            model.export_lora(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     # What is in the weights already is what leaves, answered or not.
     joint = build(solver="joint")
@@ -303,6 +337,33 @@ def test_the_loader_gives_the_answers_of_the_memory(
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in theirs.modules())
 
 
+def test_the_loader_acts_as_the_memory_in_every_architecture(
+    build: Build, fresh: Any, architecture: str, tmp_path: Path
+) -> None:
+    model = build(kind=architecture, layer=1)  # the norm above the last hides how long y is
+    asked = [q for _, q in FACTS[:2]]
+    for (statement, query), answer in zip(FACTS[:2], ("JGUT", "BAX"), strict=True):
+        model.learn(statement, query, answer, None, rewordings=0, verify=False)
+    model.export_gated(tmp_path / "facts.safetensors")
+    theirs, tokenizer = fresh(architecture), model.tokenizer
+    with read_off(theirs) as untaught:
+        generate(theirs, tokenizer, *asked, longest=1)
+    attach = loader(tmp_path).attach
+    memory = attach(theirs, tokenizer, tmp_path / "facts.safetensors")
+    with read_off(model.transformer) as one, read_off(theirs) as other:
+        ours = model.ask_many(asked, max_tokens=6)
+        assert generate(theirs, tokenizer, *asked, longest=6) == ours
+        ours = [model.ask(q, max_tokens=6) for q in asked]
+        assert [generate(theirs, tokenizer, q, longest=6)[0] for q in asked] == ours
+    assert len(one) == len(other) >= 3
+    assert all((x - y).abs().max() < 1e-4 for x, y in zip(one, other, strict=True))
+    assert ((one[0] - untaught[0]).abs().amax(1) > 1e-3).all()  # each fact is called to mind
+    memory.detach()
+    with read_off(theirs) as again:
+        generate(theirs, tokenizer, *asked, longest=1)
+    assert torch.equal(again[0], untaught[0])
+
+
 def test_the_loader_looks_at_the_last_turn_under_any_prompt(
     build: Build, fresh: Any, tmp_path: Path
 ) -> None:
@@ -347,8 +408,10 @@ def test_a_gated_memory_says_whose_it_is_and_refuses_others(
     assert settings["digest"] == model._memory.binding.digest
     attach = loader(tmp_path).attach
     other, tokenizer = speaker(seed=6)
-    with pytest.raises(ValueError, match=r"speaker 5.*other weights"):
+    with pytest.raises(ValueError, match=r"speaker 5, and LlamaForCausalLM has other weights"):
         attach(other, tokenizer, path)
+    with pytest.raises(ValueError, match=r"speaker 5, and GPT2LMHeadModel has other weights"):
+        attach(*speaker("gpt2"), path)
     same, tokenizer = speaker(seed=5)
     attach(same.to(torch.bfloat16), tokenizer, path).detach()
     tokenizer.chat_template += " "
@@ -357,6 +420,27 @@ def test_a_gated_memory_says_whose_it_is_and_refuses_others(
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no gated memory of qf"):
         attach(same, tokenizer, tmp_path / "other.safetensors")
+
+
+def test_a_gated_memory_that_names_no_layer_acts_as_well(
+    build: Build, fresh: Any, tmp_path: Path
+) -> None:
+    model = build()
+    teach(model)
+    told = model.ask_many(QUESTIONS)
+    path = tmp_path / "facts.safetensors"
+    model.export_gated(path)
+
+    def as_before(told: dict[str, str], _: Any) -> None:
+        settings = json.loads(told["settings"])
+        layer = settings["modules"].pop("layer")
+        settings["modules"]["residual"] = f"{layer}.post_attention_layernorm"
+        told.update(format="qf gated memory 2", settings=json.dumps(settings))
+
+    spoiled(path, as_before)
+    theirs = fresh()
+    loader(tmp_path).attach(theirs, model.tokenizer, path)
+    assert generate(theirs, model.tokenizer, *QUESTIONS) == told
 
 
 def test_the_loader_reads_rows_as_the_memory_does() -> None:
@@ -434,6 +518,35 @@ def test_facts_of_another_model_are_refused(build: Build, tmp_path: Path) -> Non
     with pytest.raises(MemoryFault, match="--layer 3"):
         build("below", layer=2).import_facts(tmp_path / "facts")
     assert other.facts() == []
+
+
+def test_what_holds_no_facts_to_take_in_is_named(build: Build, tmp_path: Path) -> None:
+    one = build("one")
+    teach(one, FACTS[:1])
+    one.export_lora(tmp_path / "lora")
+    one.export_lora(tmp_path / "each", each=True)
+    one.save_merged(tmp_path / "merged")
+    one.export_gated(tmp_path / "gated.safetensors")
+    (alone,) = (p for p in (tmp_path / "each").iterdir() if p.is_dir())
+    other = build("other", seed=6)
+    for path, kind in (
+        (tmp_path / "lora", "an adapter"),
+        (tmp_path / "lora" / "adapter_model.safetensors", "an adapter"),
+        (alone, "an adapter"),
+        (alone / "adapter_model.safetensors", "an adapter"),
+        (tmp_path / "merged", "a checkpoint"),
+        (tmp_path / "gated.safetensors", "a gated memory"),
+    ):
+        with pytest.raises(
+            MemoryFault, match=rf"{path.name} holds {kind} of speaker 5 \(.*--facts"
+        ):
+            one.import_facts(path)
+        both = rf"{kind} of speaker 5 \(.*, not of speaker 6 \(layer .*--facts` wrote: "
+        with pytest.raises(MemoryFault, match=both):
+            other.import_facts(path)
+    (tmp_path / "lora" / "qf.json").write_text("{}")
+    with pytest.raises(MemoryFault, match="holds no facts of qf"):
+        one.import_facts(tmp_path / "lora")
 
 
 def spoiled(path: Path, change: Callable[[dict[str, str], dict[str, Tensor]], Any]) -> Path:

@@ -231,6 +231,7 @@ def write_gated(
     facts: Sequence[Fact],
     recall: Recall,
     modules: Mapping[str, str],
+    scale: float,
     fingerprint: str,
     binding: Binding,
     force: bool = False,
@@ -238,7 +239,8 @@ def write_gated(
     """Write facts and their gate as one file, and beside it the loader; return a name for it.
 
     `recall` holds the facts, by their ids. `modules` are the full names of those that the loader
-    looks at, `fingerprint` is what it tells the model by.
+    looks at, `scale` is what makes recorded outputs the layer's own, `fingerprint` is what the
+    loader tells the model by.
 
     Raises QFError: one of the two files is there, and not to be replaced.
     """
@@ -247,7 +249,7 @@ def write_gated(
     tensors = {
         "addresses": torch.cat([recall.addresses(f.id) for f in facts]),
         "keys": torch.cat([r.keys for r in rows]),
-        "outputs": torch.cat([r.outputs for r in rows]),
+        "outputs": scale * torch.cat([r.outputs for r in rows]),
         "significance": torch.cat([r.significance for r in rows]),
         "center": gate.center,
         "directions": gate.directions,
@@ -318,12 +320,17 @@ def read_facts(path: Path, ours: Binding, shape: Sequence[int]) -> list[tuple[Fa
     Raises MemoryFault: no such file, one that is damaged or of something else, or another model's.
     """
     place = Path(path).expanduser()
-    if not place.is_file():
-        raise MemoryFault(f"There is no file {path}: name one that `qf export --facts` wrote.")
     try:
+        if not place.is_file():
+            _check_form(path, place, {}, ours)
+            missing = f"There is no file {path}"
+            if place.is_dir():
+                missing = f"{path} is no file but a directory"
+            raise MemoryFault(f"{missing}: name one that `qf export --facts` wrote.")
         with safetensors.safe_open(place, "pt") as file:
             told = file.metadata() or {}
             if told.get("format") != FACTS:
+                _check_form(path, place, told, ours)
                 raise MemoryFault(
                     f"The file {path} holds no facts of qf: write one with `qf export --facts`."
                 )
@@ -343,6 +350,24 @@ def read_facts(path: Path, ours: Binding, shape: Sequence[int]) -> list[tuple[Fa
             f"The file {path} is damaged or holds no facts of qf ({error}): write it again with"
             " `qf export --facts`."
         ) from error
+
+
+def _check_form(path: Path, place: Path, told: Mapping[str, str], ours: Binding) -> None:
+    """Raise MemoryFault for an export of another form; `told` is what a file tells of itself."""
+    manifests = [d / MANIFEST for d in (place, *place.absolute().parents[:2])]  # DIR/ID/FILE
+    if told.get("format") in qf_memory.READ:
+        held = {**json.loads(told["settings"]), "form": "gated"}
+    elif place.exists() and (found := [m for m in manifests if m.is_file()]):
+        held = json.loads(found[0].read_text())
+    else:
+        return
+    names = {"lora": "an adapter", "merged": "a checkpoint", "gated": "a gated memory"}
+    whose = "{model} (layer {layer}, {digest:.8})"
+    differs = f", not of {whose.format(**asdict(ours))}" if held["digest"] != ours.digest else ""
+    raise MemoryFault(
+        f"{path} holds {names[held['form']]} of {whose.format(**held)}{differs}, and facts come in"
+        f" from files only that `qf export --facts` wrote: write one from a memory of {ours.model}."
+    )
 
 
 def _check_model(path: Path, held: Binding, ours: Binding) -> None:

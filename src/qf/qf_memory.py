@@ -10,8 +10,8 @@ This file stands alone: it needs torch, safetensors and a Transformers model, an
 
 A question is the last user turn of each prompt. It calls facts to mind whose subject it mentions
 and whose address lies near: the mean of u over its tokens, in directions that tell apart what is
-asked for. While the answer is generated, layer i then gives at the last position the output that
-the nearest row of these facts recorded.
+asked for. While the answer is generated, layer i then gives at the last position the output y that
+the nearest row of these facts recorded, whatever the layer makes it of.
 Prompts are padded on the left, read in one piece and answered with a key-value cache, greedily or
 by sampling; not by beams, and one call of `generate` at a time.
 """
@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-FORMAT = "qf gated memory 2"
+FORMAT = "qf gated memory 3"
+READ = (FORMAT, "qf gated memory 2")  # the second names what is in the layer, not the layer
 
 
 def attach(model: Any, tokenizer: Any, path: str | os.PathLike[str]) -> GatedMemory:
@@ -40,12 +41,18 @@ def attach(model: Any, tokenizer: Any, path: str | os.PathLike[str]) -> GatedMem
     """
     with safetensors.safe_open(path, "pt") as file:
         told = file.metadata() or {}
-        if told.get("format") != FORMAT:
+        if told.get("format") not in READ:
             raise ValueError(f"{path} is no gated memory of qf: write one with `qf export --gated`")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     settings = json.loads(told["settings"])
-    found = model.config.name_or_path
-    if settings["fingerprint"] != fingerprint(model, tokenizer, settings["modules"]["inner"]):
+    found = model.config.name_or_path or type(model).__name__
+    try:
+        same = settings["fingerprint"] == fingerprint(
+            model, tokenizer, settings["modules"]["inner"]
+        )
+    except AttributeError:  # no module of that name
+        same = False
+    if not same:
         raise ValueError(
             f"{path} holds facts of {settings['model']}, and {found} has other weights or another"
             " chat template: attach it to the model that was taught"
@@ -95,13 +102,15 @@ class GatedMemory:
         self.opening, self.closing = _around_query(tokenizer)
         self.asked: list[tuple[str, int, int] | None] | None = None
         self.acting: list[_Answer | None] = []
-        self.v: Tensor | None = None
-        modules = {k: model.get_submodule(name) for k, name in settings["modules"].items()}
+        self.u: Tensor | None = None
+        named = settings["modules"]
+        layer = named.get("layer") or re.sub(r"(.*\.\d+)\..*", r"\1", named["taught"])
+        gate, taught = (model.get_submodule(named[k]) for k in ("gate", "taught"))
         self.hooks = [
             model.register_forward_pre_hook(self._at_the_start, with_kwargs=True),
-            modules["gate"].register_forward_pre_hook(self._on_the_way_up),
-            modules["residual"].register_forward_pre_hook(self._at_the_residual),
-            modules["taught"].register_forward_hook(self._at_the_layer),
+            gate.register_forward_pre_hook(self._on_the_way_up),
+            taught.register_forward_pre_hook(self._in_the_layer),
+            model.get_submodule(layer).register_forward_hook(self._above_the_layer),
         ]
 
     def detach(self) -> None:
@@ -163,25 +172,31 @@ class GatedMemory:
         """Choose the facts of each question."""
         if self.asked is None:
             return
+        u = _of_each(inputs[0], len(self.asked))
         for row, asked in enumerate(self.asked):
             query, begin, end = asked or ("", 0, 1)
-            facts = self.chosen(query, inputs[0][row, begin:end].float().mean(0)) if asked else []
-            settings = self.tensors, self.settings["follows"], inputs[0].device
+            facts = self.chosen(query, u[row, begin:end].float().mean(0)) if asked else []
+            settings = self.tensors, self.settings["follows"], u.device
             self.acting.append(_Answer(facts, *settings) if facts else None)
 
-    def _at_the_residual(self, _: Any, inputs: tuple[Tensor, ...]) -> None:
-        self.v = inputs[0][:, -1]
+    def _in_the_layer(self, _: Any, inputs: tuple[Tensor, ...]) -> None:
+        self.u = _of_each(inputs[0], len(self.acting))[:, -1] if any(self.acting) else None
 
-    def _at_the_layer(self, _: Any, inputs: tuple[Tensor, ...], Wu: Tensor) -> Tensor | None:
+    def _above_the_layer(self, _m: Any, _i: Any, outputs: Any) -> Any:
         """Put the output of the nearest row in place at the last position."""
-        if not any(self.acting) or self.v is None:
+        if self.u is None:
             return None
-        changed, v = Wu.clone(), self.v.to(Wu.device).float()
+        alone = isinstance(outputs, Tensor)
+        y = (outputs if alone else outputs[0]).clone()
         for row, answer in enumerate(self.acting):
             if answer:
-                y = answer.output(inputs[0][row, -1], Wu[row, -1].float() + v[row])
-                changed[row, -1] = (y - v[row]).to(Wu.dtype)
-        return changed
+                y[row, -1] = answer.output(self.u[row], y[row, -1].float()).to(y)
+        return y if alone else (y, *outputs[1:])
+
+
+def _of_each(x: Tensor, prompts: int) -> Tensor:
+    """(prompts, L, any), also where a model lays the positions of all prompts in one list."""
+    return x.reshape(prompts, -1, x.shape[-1])
 
 
 class _Answer:

@@ -38,6 +38,8 @@ from qf.remembered import Remembered
 from qf.remembering import Remembering
 from qf.solving import Solver
 
+SHOWN = 5  # so many facts are named in one sentence
+
 
 @dataclass(frozen=True)
 class Leaving:
@@ -118,11 +120,12 @@ class Transfer:
         held = [f for k, f in chosen.items() if k in names]
         if not held:
             raise ModelError("None of the facts has rows that could act: teach them again.")
-        modules = self._modules(recall.gate.layer)
-        loaded = self.asking.loaded
+        modules, loaded = self._modules(recall.gate.layer), self.asking.loaded
+        family, layer = self.asking.family, self.asking.layer
+        scale = family.scale(family.layer(loaded.transformer, layer))
         told_by = fingerprint(loaded.transformer, loaded.tokenizer, modules["inner"])
         binding = self.remembering.memory.binding
-        name = write_gated(file, held, recall, modules, told_by, binding, force)
+        name = write_gated(file, held, recall, modules, scale, told_by, binding, force)
         left_out = [f for k, f in chosen.items() if k not in names]
         return Exported(file, held, left_out, name=name)
 
@@ -168,8 +171,8 @@ class Transfer:
                 chosen = holding
             if update is None:
                 raise ModelError(
-                    "None of the facts is answered from the weights: export them with --gated, as"
-                    " they act now."
+                    f"None of the facts is answered from the weights ({_listed(facts)}): export"
+                    " them with --gated, as they act now."
                 )
             if not update.rank:
                 raise ModelError(
@@ -196,16 +199,10 @@ class Transfer:
         """The names of the modules that a gated file acts in, and is addressed by."""
         family, transformer = self.asking.family, self.asking.loaded.transformer
         block = family.layer(transformer, self.asking.layer)
-        residual = family.residual_point(block)
-        if residual is None:
-            raise ModelError(
-                f"A gated file cannot act in {family.name}, whose layers do not add W u to"
-                " a module's input as it is: take the facts out with --facts."
-            )
         below = family.layer(transformer, gate_layer)
         return {
+            "layer": self._name(block),
             "taught": self._name(self.projection),
-            "residual": self._name(residual),
             "gate": self._name(family.projection(below)),
             "inner": self._name(family.inner(block)),
         }
@@ -218,3 +215,10 @@ class Transfer:
         loaded = self.asking.loaded
         here = Path(loaded.directory)
         return str(here.resolve()) if loaded.directory and here.is_dir() else loaded.name
+
+
+def _listed(facts: Mapping[str, Fact]) -> str:
+    """The first facts, by id and query, and how many more there are."""
+    shown = [f"{k} {f.query!r}" for k, f in list(facts.items())[:SHOWN]]
+    more = [f"{len(facts) - SHOWN} more"] if len(facts) > SHOWN else []
+    return ", ".join(shown + more)

@@ -410,8 +410,11 @@ def test_activations_that_are_not_finite_are_refused_with_the_layer(
     model = tiny_model()
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3] = bad
-    with pytest.raises(ModelError, match=r"Layer 2 gives activations that are not finite"):
+    damaged = r"Layer 2 gives activations that are not finite: its weights may be damaged"
+    with pytest.raises(ModelError, match=damaged):
         passes.rows(model, family_of(model), LAYER, *sequences, None, pad_id=pad_id)
+    with pytest.raises(ModelError, match=r"Layer 2 .*: load the model in bfloat16 or float32"):
+        passes.rows(model.half(), family_of(model), LAYER, *sequences, None, pad_id=pad_id)
 
 
 def test_a_layer_out_of_range_is_refused_before_anything_runs(tiny_model, sequences, pad_id):

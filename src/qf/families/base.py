@@ -141,12 +141,6 @@ class Family:
         """Return s, which y and v are divided by."""
         return 1.0
 
-    def residual_point(self, layer: nn.Module) -> nn.Module | None:
-        """Return the module whose input is v where z is added to it as it is; else None."""
-        rules = ("on_residual", "output", "missing")
-        plain = all(getattr(type(self), rule) is getattr(Family, rule) for rule in rules)
-        return layer.get_submodule(self.v) if plain else None
-
     def inner(self, layer: nn.Module) -> nn.Module:
         """Return a linear module that no teaching changes: a model is told by it."""
         W = self.projection(layer)

@@ -110,14 +110,14 @@ def record(
         with _hooked(block, family, where, found, cut_off=not logits):
             top = _forward(model, family, [s.input_ids for s in sequences], sequences[0].extra)
         u, v = found["u"], found["v"]
-        _check_finite(f"Layer {layer}", u, v)
+        _check_finite(model, f"Layer {layer}", u, v)
         z = _given(family, W, u, found["raw"])
         y = family.output(block, z, v.to(z.device))
         counts = [len(s.learned) for s in sequences]
         parts: list[tuple[Tensor, ...]] = [x.split(counts) for x in (u, v, z, y)]
         if logits:
             assert top is not None
-            _check_finite("The last layer", _at(top, where))
+            _check_finite(model, "The last layer", _at(top, where))
             learned = torch.tensor([token for s in sequences for token in s.learned])
             predicted = _predictions(model, family, _at(top, where), learned)
             parts += [p.split(counts) for p in predicted]
@@ -260,7 +260,7 @@ def pooled(
             for handle in hooks:
                 handle.remove()
         for i in layers:
-            _check_finite(f"Layer {i}", means[i])
+            _check_finite(model, f"Layer {i}", means[i])
             found[i].append(means[i])
     return [torch.cat(found[i]) for i in layers]
 
@@ -268,13 +268,14 @@ def pooled(
 TOGETHER = 16  # prompts in one pack
 
 
-def _check_finite(where: str, *activations: Tensor) -> None:
-    """Raise ModelError where not all is a number."""
-    if not all(bool(x.isfinite().all()) for x in activations):
-        raise ModelError(
-            f"{where} gives activations that are not finite: load the model in bfloat16 or float32"
-            " (--dtype)."
-        )
+def _check_finite(model: Any, where: str, *activations: Tensor) -> None:
+    """Raise ModelError where not all is a number; of float16 alone the range may be too small."""
+    if all(bool(x.isfinite().all()) for x in activations):
+        return
+    remedy = "load the model in bfloat16 or float32 (--dtype)"
+    if model.dtype != torch.float16:
+        remedy = "its weights may be damaged, so load another copy of the model"
+    raise ModelError(f"{where} gives activations that are not finite: {remedy}.")
 
 
 def _rows(
