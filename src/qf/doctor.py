@@ -224,7 +224,7 @@ def _layer(patient: _Patient) -> Finding:
         block = model.family.layer(patient.loaded.transformer, model.layer)
         W: Any = model.family.projection(block)
         shape = " × ".join(map(str, model.family.shape(W)))
-        why, form = model.family.unwritable(W), model.form
+        why, form = model.family.unwritable(patient.loaded.transformer, W), model.form
         count = len(model.family.layers(patient.loaded.transformer))
     dtype = str(W.weight.dtype).removeprefix("torch.")
     text = f"{model.layer} of 0 to {count - 1}; W is {shape}, {dtype}, on {placement.device_of(W)}"

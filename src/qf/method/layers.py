@@ -99,7 +99,7 @@ def sweep(
     scores = []
     for layer in layers if layers is not None else range(len(family.layers(model))):
         projection = family.projection(family.layer(model, layer))
-        form, size = form_of(family, projection), size_of(family, projection)
+        form, size = form_of(family, model, projection), size_of(family, projection)
         trials = []
         for probe, (instruct, update), questions in zip(probes, lessons, asked, strict=True):
             found = rows(
