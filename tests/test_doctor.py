@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -62,7 +63,7 @@ def test_a_healthy_model_passes_every_step(speaker: Any, teach: Teach) -> None:
     assert found(report, "family").text == "llama, exact"
     assert found(report, "layer").text.startswith("3 of 0 to 3; W is 32 × 96, float32, on cpu")
     assert "with a system turn, no thinking, no tools" in found(report, "template").text
-    assert "2 facts in ~/memory (2 gated)" in found(report, "memory").text
+    assert "2 facts in …/memory (2 gated)" in found(report, "memory").text
     assert "gated: learned in" in found(report, "self-test").text
     assert "bit for bit" in found(report, "self-test").text
     assert set(PACKAGES) >= {"torch", "transformers", "peft", "accelerate"}
@@ -203,6 +204,50 @@ def test_no_path_of_ones_own_and_no_secret_is_shown(
                 assert secret not in said
 
 
+@pytest.mark.parametrize("here", ["", "beside", "Jane Doe"])
+@pytest.mark.parametrize("written", ["relative", "absolute", "of home"])
+def test_no_directory_that_was_named_is_shown(
+    speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, written: str
+) -> None:
+    private = tmp_path / "Jane Doe" / "my company"
+    for part in speaker():
+        part.save_pretrained(private / "the model")
+    (private / "a template.jinja").write_text(REJECTING)
+    (tmp_path / "beside").mkdir()
+    monkeypatch.chdir(tmp_path / here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def path(name: str) -> str:
+        relative = os.path.relpath(private / name)
+        forms = {"relative": relative, "absolute": str(private / name)}
+        return {**forms, "of home": f"~/Jane Doe/my company/{name}"}[written]
+
+    def said(model: str, template: str = "a template.jinja", **options: Any) -> str:
+        report = examine(path(model), loading={"template": path(template)}, **options)
+        return json.dumps(report.as_dict(), ensure_ascii=False)
+
+    monkeypatch.delenv("QF_MEMORY")
+    asked = [said("the model"), said("no model"), said("the model", "none.jinja")]
+    asked.append(said("the model", memory=path("facts")))
+    for text, shown in zip(asked, ("model", "no model", "…/none.jinja", "…/facts"), strict=True):
+        assert shown in text
+        assert not re.search("Jane|company", text)
+
+
+def test_the_model_of_a_foreign_memory_is_shown_by_its_last_part(
+    speaker: Any, qf_memory: Path
+) -> None:
+    with Model(Loaded(*speaker(seed=6), "../Jane Doe/one"), qf_memory, solver="paper") as model:
+        model.learn(*FACTS[0], "JGUT", rewordings=0, verify=False)
+    memory = found(examine(speaker()), "memory")
+    assert "holds facts of …/one (layer 3)" in memory.text and memory.status == "problem"
+
+
+def test_a_name_of_the_hub_is_shown_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "someone/a-model" in examine("someone/a-model").findings[-1].text
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -226,5 +271,7 @@ def test_paths_are_cut_short(
     assert public(given) == shown
 
 
-def test_a_path_that_is_known_is_cut_with_its_spaces(tmp_path: Path) -> None:
-    assert public("in /srv/My Own/x: no", [Path("/srv/My Own/x")]) == "in …/x: no"
+def test_a_path_that_is_known_is_cut_with_its_spaces() -> None:
+    for path in ("/srv/My Own/x", "../My Own/x", "My Own/x/", "~/My Own/x"):
+        assert public(f"in {path}: no", [path]) == f"in …/x{'/' * path.endswith('/')}: no"
+    assert public("2 facts in facts", ["facts"]) == "2 facts in facts"

@@ -39,6 +39,8 @@ NO_THINKING = THINKING + (  # the same block is part of the prompt when thinking
     "{%- if add_generation_prompt and enable_thinking is defined and not enable_thinking -%}"
     "{{- '<think>\\n\\n</think>\\n\\n' -}}{%- endif -%}"
 )
+# An empty block in the prompt alone, none in front of recorded answers.
+PROMPTED = ROLES + ASK + NO_THINKING.removeprefix(THINKING)
 TRIMMING = ROLES.replace("m['content']", "m['content'] | trim") + ASK
 INSTRUCTION_BRACKETS = (  # the system text in the last turn, if that asks; a space before answers
     "{%- set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' -%}"
@@ -54,6 +56,7 @@ TEMPLATES = {
     "default system": DEFAULT_SYSTEM,
     "thinking": THINKING,
     "no thinking": NO_THINKING,
+    "block in the prompt alone": PROMPTED,
     "trimming": TRIMMING,
     "instruction brackets": INSTRUCTION_BRACKETS,
     "plain": PLAIN_TEMPLATE,
@@ -216,7 +219,7 @@ def test_prompt_and_answer_are_what_the_template_writes(tokenizer, name):
 
 
 def test_a_think_block_before_the_answer_is_prompt_and_not_learned(tokenizer):
-    for name in ("thinking", "no thinking"):
+    for name in ("thinking", "no thinking", "block in the prompt alone"):
         tokenizer.chat_template = TEMPLATES[name]
         update = pair(tokenizer, LESSON)[1]
         prompt = tokenizer.decode(update.input_ids[: update.start])

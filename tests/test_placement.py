@@ -129,7 +129,7 @@ def test_the_layers_output_is_the_open_book_one_in_both_forms(
     ids = torch.tensor([random_sequences()[0].input_ids])
     logits = {}
     for name in FORMS:
-        form = form_of(family, W, name)
+        form = form_of(family, model, W, name)
         form.show(form.of(change))
         with torch.no_grad():
             logits[name] = model(ids).logits
@@ -341,6 +341,55 @@ def test_placing_that_cannot_be_is_refused(
     monkeypatch.setattr("qf.loading.find_spec", lambda _: None)
     with pytest.raises(ModelError, match=r"Accelerate is needed: pip install 'qf\[placement\]'"):
         load_pair(saved(), device_map="auto")
+
+
+# Shared with another layer
+
+
+def sharing(loaded: Loaded, whole: bool = False) -> Loaded:
+    """A model whose layers 1 and 3 have one output projection, or one matrix in two of them."""
+    one, other = (loaded.transformer.model.layers[i].mlp for i in (1, 3))
+    if whole:
+        one.down_proj = other.down_proj
+    else:
+        one.down_proj.weight = other.down_proj.weight
+    return loaded
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_shared_matrix_learns_what_one_of_its_own_does(
+    saved: Save, tmp_path: Path, solver: str
+) -> None:
+    loaded = sharing(load_pair(saved()))
+    before = {k: v.clone() for k, v in loaded.transformer.state_dict().items()}
+    form, said = lived(loaded, tmp_path / "shared", solver=solver)
+    after = loaded.transformer.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    alone = load_pair(saved())
+    layers = alone.transformer.model.layers
+    layers[1].mlp.down_proj.weight.data = layers[3].mlp.down_proj.weight.detach().clone()
+    plain, expected = lived(alone, tmp_path / "alone", solver=solver)
+    assert (form, plain) == ("branch", "merged") and said == expected
+
+
+def test_a_shared_matrix_is_not_merged(saved: Save, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"they are shared with layer 1: leave the form"):
+        Model(sharing(load_pair(saved())), tmp_path / "memory", apply="merged")
+    with Model(sharing(load_pair(saved())), tmp_path / "memory", solver="paper") as model:
+        assert model.learn(STATEMENT, QUESTION, rewordings=0).verified
+        with pytest.raises(ModelError, match=r"shared with layer 1.*--lora"):
+            model.save_merged(tmp_path / "merged")
+        assert model.export_lora(tmp_path / "adapter").facts
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_layer_without_a_projection_of_its_own_is_refused(saved: Save, tmp_path: Path) -> None:
+    loaded = sharing(load_pair(saved()), whole=True)
+    with pytest.raises(ModelError, match=r"Layer 3 has .* in common with layer 1.*--layer"):
+        Model(loaded, tmp_path / "memory")
+    with Model(loaded, tmp_path / "memory", layer=2) as model:  # the gate passes layer 1 over
+        assert model.learn(STATEMENT, QUESTION, rewordings=0).verified is not None
+        assert model.calibrator.gate().layer in (0, 2)
 
 
 # Sharded

@@ -147,7 +147,7 @@ class Baseline:
         """The module that holds W, of the taught layer or another."""
         index = self.layer if layer is None else layer
         module: Any = self.family.projection(self.family.layer(self.model, index))
-        if why := self.family.unwritable(module):
+        if why := self.family.unwritable(self.model, module):
             raise ModelError(f"The weights are {why}: load them unquantised and in one place.")
         return module
 

@@ -110,7 +110,8 @@ class Calibrator:
     def measure_gate(self, into: Path | None = None) -> Gate:
         """Find the layer, up to the taught one, whose activations tell questions apart best."""
         asked = self._paraphrases()
-        layers = sorted({round(i * self.layer / (LAYERS - 1)) for i in range(LAYERS)})
+        spread = {round(i * self.layer / (LAYERS - 1)) for i in range(LAYERS)}
+        layers = sorted(i for i in spread if not self.family.sharing(self.transformer, i))
         prompts = [
             prompt_with_span(self.tokenizer, self._closed(q), self._direct())
             for q in asked.questions

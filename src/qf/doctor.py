@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +34,7 @@ from qf.lesson import (
     takes_system,
     writes_tools,
 )
-from qf.loading import Loaded, load_pair
+from qf.loading import Loaded, load_pair, looks_local
 from qf.memory import Memory
 from qf.model import Model, default_memory, layer_of_environment, usual_layer
 
@@ -155,15 +155,33 @@ class _Patient:
 
     def public(self, finding: Finding) -> Finding:
         """The finding with its paths cut short."""
-        own = [
-            self.memory if self._loaded else self.directory,
-            *(m.directory for m in self._loaded),
-        ]
-        if isinstance(self.name, str | os.PathLike):
-            own.append(self.name)
-        paths = [Path(p).expanduser() for p in own if p]
-        text, remedy = (public(t, paths) for t in (finding.text, finding.remedy))
-        return replace(finding, text=text, remedy=remedy)
+        memories, models = self._memories(), [m for m in self._models() if looks_local(m)]
+        paths = [*memories, *models, *(m.directory for m in self._loaded)]
+        template = str(self.loading.get("template") or "")
+        if "{" not in template:  # else it is the template itself
+            paths.append(template)
+
+        def shown(text: str) -> str:
+            for model in models:  # a memory that nobody named is called by its model's whole path
+                text = text.replace(default_memory(model).name, Path(model).name)
+            return public(text, [p for p in paths if p])
+
+        return replace(finding, text=shown(finding.text), remedy=shown(finding.remedy))
+
+    def _memories(self) -> list[str]:
+        """The directories of memories that may be told of."""
+        named = [self.directory, os.environ.get("QF_MEMORY")]
+        return [str(m) for m in [*named, self.memory if self._loaded else None] if m]
+
+    def _models(self) -> Iterator[str]:
+        """The names of models that may be told of: this one, and one that the facts belong to."""
+        if not isinstance(self.name, tuple):
+            yield str(self.name or os.environ.get("QF_MODEL") or "")
+        yield from (loaded.name for loaded in self._loaded)
+        for memory in self._memories():
+            with suppress(QFError):
+                bound = Memory.bound_to(Path(memory).expanduser())
+                yield bound.model if bound else ""
 
 
 # The steps
@@ -225,7 +243,7 @@ def _layer(patient: _Patient) -> Finding:
         block = model.family.layer(patient.loaded.transformer, model.layer)
         W: Any = model.family.projection(block)
         shape = " × ".join(map(str, model.family.shape(W)))
-        why, form = model.family.unwritable(W), model.form
+        why, form = model.family.unwritable(patient.loaded.transformer, W), model.form
         count = len(model.family.layers(patient.loaded.transformer))
     dtype = str(W.weight.dtype).removeprefix("torch.")
     text = f"{model.layer} of 0 to {count - 1}; W is {shape}, {dtype}, on {placement.device_of(W)}"
@@ -345,23 +363,33 @@ _SECRETS = re.compile(r"\bhf_\w{6,}|(?<=//)[^\s/@]+(?=@)")
 _SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
 
 
-def public(text: str, paths: list[Path] | None = None) -> str:
+def public(text: str, paths: Iterable[str] = ()) -> str:
     """The text without secrets and with paths cut short: home is ~, the working directory is '.'.
 
-    Of `paths`, and of all others that begin at the root, the last part is left.
+    Of `paths`, in any form, and of all others that begin at the root, the last part is left.
     """
     for name, value in os.environ.items():
         if _SECRET_NAMES.search(name) and len(value) > 5:
             text = text.replace(value, "(secret)")
     text = _SECRETS.sub("(secret)", text)
-    here, home = Path.cwd(), Path.home()
-    for path in paths or []:
-        if path.is_absolute() and not any(path.is_relative_to(p) for p in (here, home)):
-            text = _cut(text, path, f"…/{path.name}")
-    for path, short in sorted(((here, "."), (home, "~")), key=lambda p: -len(str(p[0]))):
+    for above in sorted({a for p in paths for a in _above(p)}, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w.-]){re.escape(above)}[/\\]+", "…/", text)
+    for path in sorted((Path.cwd(), Path.home()), key=lambda p: -len(str(p))):
+        short = "." if path == Path.cwd() else "~"
         for form in {path, path.resolve()}:
             text = _cut(text, form, short)
     return _PATH.sub("…/", text)
+
+
+def _above(given: str) -> Iterator[str]:
+    """What stands in front of the last part of a path, in each form that it may be written in."""
+    path = Path(given)
+    full = path.expanduser()
+    forms = (path, full, full.absolute(), full.resolve())
+    for form in (given, *map(str, forms)):
+        above = re.sub(r"[/\\]*[^/\\]+[/\\]*$", "", form)
+        if above.strip("./\\") or above.startswith(".."):
+            yield above
 
 
 def _cut(text: str, path: Path, short: str) -> str:

@@ -452,9 +452,12 @@ def _around_answer(
     before, found, after = sample.partition(_ANSWER)
     if found and before.startswith(ask):
         return before[len(ask) :], before, after
-    header, opened, space = ask.rpartition(THINK)
-    if found and opened and not space.strip() and before.startswith(header):
-        return f"\n{THOUGHT}\n\n", before, after  # it leaves the block out of recorded answers
+    header, opened, block = ask.rpartition(THINK)
+    if found and opened and before.startswith(header):  # recorded answers come without the block
+        if not block.strip():
+            return f"\n{THOUGHT}\n\n", before, after
+        if block.strip() == THOUGHT and not before[len(header) :].strip():
+            return "", before, after
     raise ModelError(
         f"The chat template of {_name(tokenizer)} asks for an answer in another form than it"
         " records one: use --template plain."

@@ -143,7 +143,7 @@ def _from_pretrained(
         raise ModelError(f"The dtype {dtype!r} is unknown: choose from {', '.join(DTYPES)}.")
     path = embedded_path() if name == EMBEDDED else Path(name).expanduser()
     source = str(path) if path.is_dir() else name
-    local = path.is_dir() or _looks_local(name)
+    local = path.is_dir() or looks_local(name)
     if local and not (Path(source) / "config.json").is_file():
         raise ModelError(
             f"There is no model in {source!r} (no config.json): give the directory of a saved"
@@ -166,7 +166,8 @@ def _from_pretrained(
     return model, tokenizer
 
 
-def _looks_local(name: str) -> bool:
+def looks_local(name: str) -> bool:
+    """Whether a name is that of a directory here, and not of a model on the Hugging Face hub."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
 
 

@@ -175,7 +175,7 @@ class Model:
         block = self.family.layer(loaded.transformer, layer)
         self._projection = self.family.projection(block)
         wanted = apply or os.environ.get("QF_APPLY") or "auto"
-        acting = Acting(form_of(self.family, self._projection, wanted))
+        acting = Acting(form_of(self.family, loaded.transformer, self._projection, wanted))
         self._lock = acting.lock
         self._generator = Generator(loaded.transformer, self.tokenizer)
         served = self.systems, turns, options

@@ -85,7 +85,8 @@ class Transfer:
 
     def check_mergeable(self) -> None:
         """Raise ModelError where W cannot be written."""
-        if why := self.asking.family.unwritable(self.projection):
+        model = self.asking.loaded.transformer
+        if why := self.asking.family.unwritable(model, self.projection):
             raise ModelError(
                 f"The weights are {why}, so that nothing can be merged into them: export an adapter"
                 " (--lora), or load the model whole."
@@ -96,7 +97,7 @@ class Transfer:
         left, now, loaded = self._leaving(facts), self.asking.acting, self.asking.loaded
         form = now.form  # where that is merged, it alone knows the base
         if form.name != "merged":
-            form = form_of(self.asking.family, self.projection, "merged")
+            form = form_of(self.asking.family, loaded.transformer, self.projection, "merged")
         with now.nothing_gated(), whole_directory(directory, force) as new:
             now.put(None)
             with acting(form, left.update):

@@ -241,8 +241,8 @@ def test_a_projection_with_an_adapter_around_it_is_refused(name):
 def test_weights_of_integers_are_told_from_those_that_can_be_written():
     model = Qwen2Model(Qwen2Config(**SMALL))
     family, layer = family_of(model), model.layers[0]
-    assert family.unwritable(family.projection(layer)) == ""
+    assert family.unwritable(model, family.projection(layer)) == ""
     layer.mlp.down_proj.weight = nn.Parameter(
         torch.zeros(16, 24, dtype=torch.int8), requires_grad=False
     )
-    assert family.unwritable(family.projection(layer)) == "quantised, Linear of int8"
+    assert family.unwritable(model, family.projection(layer)) == "quantised, Linear of int8"

@@ -14,6 +14,7 @@ y / s = z + v / s. One whose layers do other things to z says so in `output` and
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,13 +63,26 @@ class Family:
         return layers
 
     def layer(self, model: Any, index: int) -> nn.Module:
-        """Return decoder layer `index`; raises ModelError when there is none of that number."""
+        """Return decoder layer `index`.
+
+        Raises ModelError: there is none of that number, or its projection is another layer's too.
+        """
         layers = self.layers(model)
         if not 0 <= index < len(layers):
             raise ModelError(
                 f"Layer {index} is out of range: choose one from 0 to {len(layers) - 1}."
             )
+        if others := self.sharing(model, index):
+            raise ModelError(
+                f"Layer {index} has its output projection in common with layer {others[0]}, so that"
+                " neither can be taught alone: choose another layer (--layer)."
+            )
         return layers[index]
+
+    def sharing(self, model: Any, index: int) -> list[int]:
+        """Return the other layers whose projection is the very module of layer `index`."""
+        W = [attrgetter(self.W)(layer) for layer in self.layers(model)]
+        return [i for i, module in enumerate(W) if module is W[index] and i != index]
 
     def projection(self, layer: nn.Module) -> nn.Module:
         """Return the module that holds W: its input is u, its output z.
@@ -91,8 +105,12 @@ class Family:
             return module.nf, module.nx
         return module.out_features, module.in_features
 
-    def unwritable(self, projection: nn.Module) -> str:
-        """Why no other W can be put into a projection; empty where one can."""
+    def unwritable(self, model: Any, projection: nn.Module) -> str:
+        """Why no other W can be put into a projection of a model; empty where one can."""
+        for index, layer in enumerate(self.layers(model)):
+            others = (m for m in layer.modules() if m is not projection)
+            if any(p is projection.weight for m in others for p in m.parameters(recurse=False)):
+                return f"shared with layer {index}"
         return unwritable(projection, _kind(projection))
 
     def weight(self, projection: nn.Module) -> Tensor:

@@ -82,14 +82,14 @@ class Branch:
         return (z.float() + (u @ A.T) @ B.T).to(z.dtype)
 
 
-def form_of(family: Family, projection: nn.Module, wanted: str = "auto") -> Form:
+def form_of(family: Family, model: Any, projection: nn.Module, wanted: str = "auto") -> Form:
     """The form `wanted`; "auto": merged where W can be written, else a branch.
 
     Raises ModelError: no such form, or a W that cannot be written and is to be.
     """
     if wanted not in FORMS:
         raise ModelError(f"The form {wanted!r} is unknown: choose from {', '.join(FORMS)}.")
-    why = family.unwritable(projection)
+    why = family.unwritable(model, projection)
     if wanted == "merged" and why:
         raise ModelError(
             f"What is learned cannot be merged into the weights, for they are {why}: leave the form"

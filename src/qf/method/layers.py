@@ -129,7 +129,7 @@ def sweeping(
             )
             taught = joint(found.keys, found.deltas, significance=found.significance)
             change = None if size is None else float((taught.B @ taught.A).norm()) / size
-            with acting(form_of(family, projection), taught):
+            with acting(form_of(family, model, projection), taught):
                 answers = _answered(model, family, [*questions, *kept], pad_id)
             trials.append((answers[: len(questions)], answers[len(questions) :], change))
         yield _summed(layer, trials)
