@@ -567,10 +567,26 @@ def test_files_that_are_none(build: Build, tmp_path: Path) -> None:
         ("is damaged", lambda told, _: told.pop("binding")),
         ("is damaged", lambda told, _: told.update(facts="[1]")),
         ("is damaged", lambda told, _: told.update(facts="{")),
+        ("is damaged", lambda told, _: told.update(facts="[" * 100_000)),
+        (
+            f"'layer' of the fact {fact} is not 3",
+            lambda told, _: told.update(facts=told["facts"].replace('"layer": 3', '"layer": 9')),
+        ),
+        (
+            f"taught, {fact} .The query is empty",
+            lambda told, _: told.update(facts=told["facts"].replace(QUESTIONS[0], " ")),
+        ),
+        (
+            f"taught, {fact} .* tokens long",
+            lambda told, _: told.update(facts=told["facts"].replace(QUESTIONS[0], "so " * 9999)),
+        ),
         ("is damaged", lambda _, t: t.pop(f"{fact}.keys")),
         ("is damaged", lambda _, t: t[f"{fact}.deltas"].fill_(torch.nan)),
         ("is damaged", lambda _, t: t.update({f"{fact}.keys": t[f"{fact}.keys"][:, 1:].clone()})),
         ("is damaged", lambda _, t: t.update({f"{fact}.more": torch.zeros(1)})),
+        ("is damaged", lambda _, t: t.update({f"{fact}.pooled_layer": torch.zeros(2)})),
+        ("is damaged", lambda _, t: t[f"{fact}.significance"].fill_(-1)),
+        ("is damaged", lambda _, t: t.update({f"{fact}.keys": t[f"{fact}.keys"].to(torch.int64)})),
         ("'../x' is no id", lambda told, _: told.update(facts=told["facts"].replace(fact, "../x"))),
     ]
     for number, (why, change) in enumerate(changes):

@@ -32,16 +32,26 @@ from torch import Tensor
 
 from qf import qf_memory
 from qf.errors import MemoryFault, QFError
-from qf.memory import Binding, Fact, FactRows, fact_of
+from qf.memory import Binding, Fact, FactRows
 from qf.method.gate import TOGETHER
 from qf.method.readout import FOLLOWS
 from qf.method.solve import Update
 from qf.recall import MARGIN, MENTIONED, Recall
+from qf.records import checked
 
 MANIFEST = "qf.json"
 LOADER = "qf_memory.py"
 FACTS = "qf facts 1"
 _ID = re.compile(r"[0-9a-z]{1,32}")  # it becomes the name of a directory
+_UNREADABLE = (  # what reading a file raises that is none: by JSON, by tensors, by records
+    SafetensorError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AssertionError,
+    RecursionError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -335,7 +345,8 @@ def read_facts(path: Path, ours: Binding, shape: Sequence[int]) -> list[tuple[Fa
                     f"The file {path} holds no facts of qf: write one with `qf export --facts`."
                 )
             _check_model(path, Binding(**json.loads(told["binding"])), ours)
-            facts = [fact_of(record) for record in json.loads(told["facts"])]
+            records = list(enumerate(json.loads(told["facts"]), 1))
+            facts = [checked(record, number, ours.layer) for number, record in records]
             own: dict[str, list[str]] = {}
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 own.setdefault(name.partition(".")[0], []).append(name)
@@ -345,7 +356,7 @@ def read_facts(path: Path, ours: Binding, shape: Sequence[int]) -> list[tuple[Fa
         return found
     except OSError as error:
         raise MemoryFault(f"The file {path} cannot be read ({error}): check it.") from error
-    except (SafetensorError, ValueError, TypeError, KeyError, AssertionError) as error:
+    except _UNREADABLE as error:
         raise MemoryFault(
             f"The file {path} is damaged or holds no facts of qf ({error}): write it again with"
             " `qf export --facts`."
@@ -393,6 +404,8 @@ def _rows(
     (N, D), n = shape, fact.rows
     fits = rows.keys.shape == (n, D) and rows.deltas.shape == (n, N)
     fits &= rows.outputs is None or rows.outputs.shape == (n, N)
+    fits &= bool((rows.significance >= 0).all())
+    fits &= all(x.dtype == torch.float32 for k, x in rows.tensors().items() if k != "pooled_layer")
     fits &= rows.pooled is None or rows.pooled.shape == (1 + len(fact.rewordings), D)
     if not fits or not all(bool(x.isfinite().all()) for x in rows.tensors().values()):
         raise ValueError(f"the rows of fact {fact.id} are not those of a fact of this model")

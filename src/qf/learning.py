@@ -100,8 +100,8 @@ class Learning:
         on_step("rewordings", others)
         before = self.asking.answers([lesson.query])[0] if verify else ""
         on_step("before", before)
-        mind, said = self.remembering, words(lesson.query)
-        kept, replaced = mind.without({(system, *said) for system in self.asking.systems})
+        mind = self.remembering
+        kept, replaced = self.beside(lesson.query)
         learned = self.asking.acting.learned
         with mind.undone():
             fact, taught = self._teach(lesson, others, kept, verify, on_step)
@@ -116,6 +116,11 @@ class Learning:
         mind.adopt({**kept, fact.id: mind.of(fact, taught.rows)})
         mind.gate(mind.facts)
         return fact
+
+    def beside(self, query: str) -> tuple[dict[str, Remembered], list[Fact]]:
+        """The facts that stay when this query is taught, and those that are replaced."""
+        said = words(query)
+        return self.remembering.without({(system, *said) for system in self.asking.systems})
 
     def completed(self, given: Given) -> Lesson:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""

@@ -415,6 +415,12 @@ class Model:
         """
         return study(text, partial(self.learn, rollback=True), on_statement)
 
+    def replaced_by(self, query: str) -> list[Fact]:
+        """The facts that learning this query would replace."""
+        with self._lock:
+            self._remembering.refresh()
+            return self._learning.beside(query)[1]
+
     def facts(self) -> list[Fact]:
         """All remembered facts, in the order of teaching."""
         with self._lock:
@@ -530,16 +536,19 @@ class Model:
             return self._transfer.export_facts(file, facts, force)
 
     @told_sizes
-    def import_facts(self, file: Path) -> Imported:
+    def import_facts(
+        self, file: Path, *, check: Callable[[Imported], None] = lambda _: None
+    ) -> Imported:
         """Remember the facts in a file, all or none; one of the same query is replaced.
 
-        A fact that is there already, by its id, is left as it is.
+        A fact that is there already, by its id, is left as it is. `check` is told what is about to
+        come in, and refuses it by raising.
 
-        Raises MemoryFault: a file that is none, that is another model's, or a memory that cannot be
-        written; weights and memory are as they were then.
+        Raises MemoryFault: a file that is none, that is another model's, that holds what is no fact
+        of this one, or a memory that cannot be written; weights and memory are as they were then.
         """
         with self._lock:
-            return self._transfer.import_facts(file)
+            return self._transfer.import_facts(file, check)
 
     # What is measured before it learns
 

@@ -80,6 +80,17 @@ class Recording:
         tokenizer, options = self.asking.loaded.tokenizer, self.asking.options
         return pair(tokenizer, lesson, place.system, rehearsed, place.earlier, options)
 
+    def check(self, known: Remembered) -> None:
+        """Raise LessonError or ModelError for a fact that this model cannot have been taught.
+
+        It is one whose prompt, answer or other wordings it cannot read.
+        """
+        if not known.lesson.image:  # a picture is not there to be shown again
+            instruct, _ = self.pair(known.lesson, False, self.asking.places()[0])
+            check_fits(instruct, self.asking.generator.context)
+        for wording in known.wordings:
+            self.asking.asked(wording, known.system)
+
     def record(
         self,
         lesson: Lesson,

@@ -6,7 +6,7 @@ they act behind the gate. Memory and weights stay as they are, but for an import
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from qf.asking import Asking
 from qf.balancing import balanced
 from qf.consolidate import solved
-from qf.errors import ModelError
+from qf.errors import LessonError, MemoryFault, ModelError
 from qf.export import (
     Exported,
     Imported,
@@ -28,7 +28,7 @@ from qf.export import (
     write_gated,
     write_manifest,
 )
-from qf.memory import Fact
+from qf.memory import Fact, FactRows
 from qf.method.forms import acting, form_of
 from qf.method.solve import Update
 from qf.qf_memory import fingerprint
@@ -137,23 +137,37 @@ class Transfer:
         name = write_facts(file, memory.binding, found, force)
         return Exported(file, [f for f, _ in found], name=name)
 
-    def import_facts(self, file: Path) -> Imported:
-        """Remember the facts in a file, all or none."""
+    def import_facts(self, file: Path, check: Callable[[Imported], None]) -> Imported:
+        """Remember the facts in a file, all or none, unless `check` refuses them."""
         mind = self.remembering
         mind.to_change()
         shape = self.asking.family.shape(self.projection)
         found = read_facts(file, mind.memory.binding, shape)
         new = [(f, rows) for f, rows in found if f.id not in mind.facts]
-        taught = {f.id: mind.of(f, rows) for f, rows in new}
+        taught = {f.id: self._taught(file, f, rows) for f, rows in new}
         kept, replaced = mind.without({r.asked for r in taught.values()})
+        skipped = [f for f, _ in found if f.id not in taught]
+        coming = Imported([f for f, _ in new], replaced, skipped)
+        check(coming)
         with mind.undone():
             mind.install({**kept, **taught})
             if new:
                 old = [f.id for f in replaced]
                 mind.led(lambda: mind.memory.add_all(new, replacing=old))
         mind.adopt({**kept, **taught})
-        skipped = [f for f, _ in found if f.id not in taught]
-        return Imported([f for f, _ in new], replaced, skipped)
+        return coming
+
+    def _taught(self, file: Path, fact: Fact, rows: FactRows) -> Remembered:
+        """A fact of a file, once this model is seen to read it; raises MemoryFault."""
+        try:
+            known = self.remembering.of(fact, rows)
+            self.recording.check(known)
+        except (LessonError, ModelError) as error:
+            raise MemoryFault(
+                f"The file {file} holds a fact that this model cannot have been taught, {fact.id}"
+                f" ({str(error).rstrip('.')}): write the file again without it."
+            ) from error
+        return known
 
     def _leaving(self, names: Sequence[str], max_rank: int | None = None) -> Leaving:
         """Facts solved into W as they are consolidated; memory and weights stay as they are."""
