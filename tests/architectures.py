@@ -68,7 +68,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gptj": ("gptj", {"n_inner": 96, "rotary_dim": 4}),
     "granite": ("granite", {"residual_multiplier": 0.22, "logits_scaling": 3.0}),
     "granitemoehybrid": ("granitemoehybrid", _HYBRID),
-    "granitemoehybrid-dense": ("granitemoehybrid", {**_HYBRID, "num_local_experts": 0}),
+    "granitemoehybrid-dense": (
+        "granitemoehybrid",
+        {**_HYBRID, "num_local_experts": 0, "layer_types": ["full_attention"] * 4},
+    ),
     "granitemoeshared": ("granitemoeshared", _GRANITE),
     "llama4": ("llama4_text", {"intermediate_size": 96, "num_local_experts": 4, "head_dim": 8}),
     "olmo2": ("olmo2", {}),

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from qf.errors import ModelError
 from qf.families import Family
 from qf.families.placement import device_of
 from qf.method.readout import Readout
@@ -29,9 +30,18 @@ Pair = tuple[Tensor, Tensor]  # keys and values of a layer
 
 
 class Batch:
-    """Sequences in the order in which they joined; none at first."""
+    """Sequences in the order in which they joined; none at first.
+
+    Raises ModelError: a model that keeps more of a sequence than keys and values.
+    """
 
     def __init__(self, transformer: Any, family: Family, layer: int, pad_id: int) -> None:
+        kinds = getattr(transformer.config.get_text_config(), "layer_types", None) or ()
+        if any(k == "linear_attention" or not k.endswith("attention") for k in kinds):
+            raise ModelError(
+                f"Layers of {family.name} carry a state from token to token, which sequences that"
+                " are answered together cannot share: use `qf ask` or `qf chat`."
+            )
         self._transformer, self._family, self._layer = transformer, family, layer
         self._pad_id = pad_id
         self._device = device_of(transformer.get_input_embeddings())
