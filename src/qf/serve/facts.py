@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,8 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from qf.cues import words
-from qf.errors import LessonError, QFError
+from qf.errors import LessonError
+from qf.export import Imported
 from qf.lesson import AlignedTokens, Lesson
 from qf.memory import Fact, FactRows
 from qf.method.layers import LayerScore, best, sweep
@@ -76,8 +77,14 @@ async def learn(
     began = time.monotonic()
 
     def work() -> dict[str, Any]:
-        space = serving.opened(name)
-        serving.check_room(space)
+        space, replaced = serving.opened(name), list[Fact]()
+
+        def step(named: str, what: Any) -> None:
+            if named == "question":
+                replaced.extend(space.model.replaced_by(what.query))
+                serving.check_room(space, 1, len(replaced))
+            on_step(named, what)
+
         fact = space.model.learn(
             body.instruction,
             body.query,
@@ -85,10 +92,11 @@ async def learn(
             body.significance,
             rewordings=body.rewordings,
             rollback=body.rollback,
-            on_step=on_step,
+            on_step=step,
         )
         if body.rollback and not fact.verified:
             return shown(fact, name, [])
+        _replaced(request, name, replaced)
         serving.audit.write("learn", name, fact.id, caller.id, request_id(request))
         serving.metrics.facts.labels("learned").inc()
         return whole(space, fact.id)
@@ -96,6 +104,12 @@ async def learn(
     found = await serving.engine.run(work, learns=True)
     serving.metrics.learning.observe(time.monotonic() - began)
     return found
+
+
+def _replaced(request: Request, name: str, facts: Sequence[Fact]) -> None:
+    """Write down which facts are gone because others came."""
+    audit, caller = serving_of(request).audit, caller_of(request)
+    audit.write_each("replace", name, [f.id for f in facts], caller.id, request_id(request))
 
 
 @routes.post(
@@ -294,10 +308,10 @@ async def restore(fact_id: str, request: Request, space: SPACE = "default") -> R
 
     def work() -> dict[str, Any]:
         opened = serving.opened(name)
-        serving.check_room(opened)
-        fact = opened.restore(fact_id)
-        serving.audit.write("restore", name, fact.id, caller.id, request_id(request))
-        return whole(opened, fact.id)
+        done = opened.restore(fact_id, lambda coming: _check_room(serving, opened, coming))
+        _replaced(request, name, done.replaced)
+        serving.audit.write("restore", name, fact_id, caller.id, request_id(request))
+        return whole(opened, fact_id)
 
     return JSON(await serving.engine.run(work, learns=True))
 
@@ -405,19 +419,35 @@ async def import_(request: Request, space: SPACE = "default") -> Response:
 
     def work() -> dict[str, Any]:
         opened = serving.opened(name)
-        serving.check_room(opened)
-        try:
-            new, replaced, skipped = opened.imported(content)
-        except QFError as error:
-            logging.getLogger("qf.serve").info("An import was refused: %s", error)
-            message = "This is no file of facts of this model, or its space cannot be written."
-            raise APIError(400, message, "invalid_file") from error
-        for fact in new:
-            serving.audit.write("import", name, fact.id, caller.id, request_id(request))
-        counts = {"imported": len(new), "replaced": len(replaced), "skipped": len(skipped)}
-        return {"object": "qf.import", **counts, "ids": [f.id for f in new]}
+
+        def check(coming: Imported) -> None:
+            _check_lengths(coming)
+            _check_room(serving, opened, coming)
+
+        done = opened.imported(content, check)
+        ids = [f.id for f in done.added]
+        _replaced(request, name, done.replaced)
+        serving.audit.write_each("import", name, ids, caller.id, request_id(request))
+        counts = {"replaced": len(done.replaced), "skipped": len(done.skipped)}
+        return {"object": "qf.import", "imported": len(ids), **counts, "ids": ids}
 
     return JSON(await serving.engine.run(work, learns=True))
+
+
+def _check_room(serving: Serving, space: Space, coming: Imported) -> None:
+    serving.check_room(space, len(coming.added), len(coming.replaced))
+
+
+def _check_lengths(coming: Imported) -> None:
+    """Refuse facts that could not be taught here for their length. Raises APIError."""
+    for fact in coming.added:
+        said = fact.instruction, fact.query, fact.answer, *fact.rewordings
+        if max(map(len, said)) > schemas.SENTENCE:
+            message = (
+                f"A statement, question or answer of the fact {fact.id} has more than"
+                f" {schemas.SENTENCE} characters: write the file again without it."
+            )
+            raise APIError(400, message, "invalid_file")
 
 
 # Which layer

@@ -30,7 +30,8 @@ def _said(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_valid)]
 Said = Annotated[str, AfterValidator(_valid), AfterValidator(_said), Field(pattern=r"\S")]
-Sentence = Annotated[Said, Field(max_length=2000)]
+SENTENCE = 2000  # characters of a statement, a question or an answer
+Sentence = Annotated[Said, Field(max_length=SENTENCE)]
 SpaceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

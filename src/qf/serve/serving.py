@@ -75,13 +75,14 @@ class Serving:
         """A space that a caller may use, on the model's thread; a key's own is made when needed."""
         return self.spaces.create(name)
 
-    def check_room(self, space: Space) -> None:
-        """Refuse another fact where a space is full. Raises APIError."""
-        if len(space.model.facts()) >= self.settings.facts_per_space:
+    def check_room(self, space: Space, new: int, replaced: int) -> None:
+        """Refuse more facts than a space may hold; those that are replaced go. Raises APIError."""
+        more = new - replaced
+        if more > 0 and len(space.model.facts()) + more > self.settings.facts_per_space:
             raise APIError(
                 409,
-                f"The space {space.name!r} holds {self.settings.facts_per_space} facts, as many as"
-                " it may: forget some first.",
+                f"The space {space.name!r} may hold {self.settings.facts_per_space} facts and has"
+                f" no room for {more} more: forget some first.",
                 "space_full",
             )
 
