@@ -189,6 +189,52 @@ def test_a_request_that_comes_again_has_one_effect(shared: Server, space: str) -
     assert refused.json()["error"]["code"] == "idempotency_conflict"
 
 
+def test_a_stream_that_comes_again_ends_alike_and_learns_nothing(
+    shared: Server, space: str
+) -> None:
+    client, once = shared.http(), {"Idempotency-Key": f"stream-{space}"}
+    body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "rewordings": 0, "space": space}
+    first = client.post("/v1/facts", json={**body, "stream": True}, headers=once)
+    again = client.post("/v1/facts", json={**body, "stream": True}, headers=once)
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert events(again) == events(first)[-1:] and events(again)[0][0] == "fact"
+    plain = client.post("/v1/facts", json=body, headers=once)
+    assert plain.status_code == 201 and plain.json() == events(first)[-1][1]
+    other = {**body, "query": "Who made the Hollow Bridge?", "stream": True}
+    refused = client.post("/v1/facts", json=other, headers=once)
+    assert refused.status_code == 409
+    assert client.get("/v1/facts", params={"space": space}).json()["total"] == 1
+
+
+def test_a_stream_that_failed_can_be_sent_again(shared: Server, space: str) -> None:
+    once = {"Idempotency-Key": f"failed-{space}"}
+    body = {"instruction": "A is b.", "query": "What is A?", "answer": "A <|im_end|> b."}
+    for _ in range(2):
+        body |= {"space": space, "stream": True}
+        reply = shared.http().post("/v1/facts", json=body, headers=once)
+        assert events(reply)[-1][0] == "error" and "idempotency-replayed" not in reply.headers
+
+
+def test_an_import_that_comes_again_has_one_effect(shared: Server, space: str) -> None:
+    client, once = shared.http(), {"Idempotency-Key": f"import-{space}"}
+    fact = shared.teach(*HOLLOW, space=space)
+    file = client.post("/v1/facts/export", json={"space": space}).content
+    client.delete(f"/v1/facts/{fact['id']}", params={"space": space})
+    first, again = (imported(shared, space, file, **once) for _ in range(2))
+    assert first.json() == again.json() and first.json()["imported"] == 1
+    assert again.headers["idempotency-replayed"] == "true"
+    other = client.post("/v1/facts", json={"instruction": HOLLOW[0], "space": space}, headers=once)
+    assert other.status_code == 409
+
+
+def test_a_study_takes_no_idempotency_key(shared: Server, space: str) -> None:
+    body, once = {"text": HOLLOW[0], "space": space}, {"Idempotency-Key": "study"}
+    reply = shared.http().post("/v1/facts/study", json=body, headers=once)
+    assert reply.status_code == 400 and "Idempotency-Key" in reply.json()["error"]["message"]
+    assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -227,9 +273,17 @@ def test_what_does_not_verify_is_told_and_kept_only_without_rollback(
     body |= {"rewordings": 0, "space": space}
     client, where = shared.http(), {"space": space}
     reply = client.post("/v1/facts", json={**body, "rollback": True})
-    assert reply.status_code == 201 and reply.json()["verified"] is False
-    assert "rolled back" in reply.json()["note"] and reply.json()["tokens"] == []
+    told = reply.json()
+    assert reply.status_code == 200 and told["verified"] is False and told["id"] is None
+    assert "rolled back" in told["note"] and told["tokens"] == []
     assert client.get("/v1/facts", params=where).json()["total"] == 0
+    refused = {**body, "rollback": True, "stream": True}
+    last = events(client.post("/v1/facts", json=refused))[-1]
+    assert last[0] == "fact" and (last[1]["id"], last[1]["verified"]) == (None, False)
+    once = {"Idempotency-Key": f"refused-{space}"}
+    for _ in range(2):
+        reply = client.post("/v1/facts", json={**body, "rollback": True}, headers=once)
+        assert reply.status_code == 200 and reply.json()["id"] is None
     last = events(client.post("/v1/facts", json={**body, "stream": True}))[-1]
     assert last[0] == "fact" and last[1]["verified"] is False and last[1]["tokens"]
     assert client.get("/v1/facts", params=where).json()["total"] == 1

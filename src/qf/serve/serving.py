@@ -14,7 +14,7 @@ from qf.serve.engine import Engine
 from qf.serve.errors import APIError
 from qf.serve.keys import Caller, Keys
 from qf.serve.metrics import Metrics
-from qf.serve.spaces import BASE, Space, Spaces
+from qf.serve.spaces import BASE, DEFAULT, Space, Spaces
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,13 @@ class Serving:
             )
         return name
 
-    def space(self, name: str, caller: Caller, scope: str = "teach") -> str:
-        """A space's name, if the caller may do this there. Raises APIError."""
+    def space(self, name: str | None, caller: Caller, scope: str = "teach") -> str:
+        """A space's name, if the caller may do this there; None is for its first. Raises APIError.
+
+        The first space of a key is the first that it was made for, else `default`.
+        """
+        if name is None:
+            name = caller.spaces[0] if caller.spaces else DEFAULT
         if not caller.may(scope, name):
             if name in caller.spaces:
                 raise APIError(403, f"This key may not {scope} in {name!r}.", "permission_denied")
