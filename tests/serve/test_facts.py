@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import safetensors.torch
+from safetensors import safe_open
 
 from tests.serve.conftest import Start
 from tests.serve.servers import HOLLOW, HOLLOW_TOLD, UNKNOWN, Server
@@ -133,6 +135,51 @@ def test_facts_leave_and_come_in_again(shared: Server, space: str) -> None:
     assert none.status_code == 404
 
 
+def changed(content: bytes, path: Path, **fields: Any) -> bytes:
+    """A file of facts with other fields in each record."""
+    path.write_bytes(content)
+    with safe_open(path, "pt") as file:
+        told = file.metadata()
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - no mapping
+    records = [{**record, **fields} for record in json.loads(told["facts"])]
+    return safetensors.torch.save(tensors, {**told, "facts": json.dumps(records)})
+
+
+def imported(server: Server, space: str, content: bytes, **headers: str) -> httpx.Response:
+    kind = {"Content-Type": "application/octet-stream", **headers}
+    where = {"space": space}
+    return server.http().post("/v1/facts/import", params=where, content=content, headers=kind)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"query": "\ud800"}, "'query' of the fact ID is not text"),
+        ({"created": 5}, "'created' of the fact ID is not a time"),
+        ({"seconds": "x"}, "'seconds' of the fact ID is not a number"),
+        ({"seconds": float("nan")}, "'seconds' of the fact ID is not a number"),
+        ({"note": {}}, "'note' of the fact ID is not text"),
+        ({"layer": 99}, "'layer' of the fact ID is not 7"),
+        ({"verified": "maybe"}, "'verified' of the fact ID is not true, false or null"),
+        ({"query": "a " * 45_000}, "ID (Prompt and answer are"),
+        ({"answer": "A <|im_end|> b."}, "ID (The answer contains the control token"),
+        ({"instruction": " ".join([HOLLOW[0]] * 60)}, "the fact ID has more than 2000 characters"),
+    ],
+)
+def test_a_file_whose_records_are_no_facts_is_told_which(
+    shared: Server, space: str, tmp_path: Path, fields: dict[str, Any], why: str
+) -> None:
+    fact = shared.teach(*HOLLOW, space=space)
+    file = shared.http().post("/v1/facts/export", json={"space": space}).content
+    shared.http().delete(f"/v1/facts/{fact['id']}", params={"space": space})
+    reply = imported(shared, space, changed(file, tmp_path / "facts", **fields))
+    error = reply.json()["error"]
+    assert reply.status_code == 400 and error["code"] == "invalid_file"
+    assert why.replace("ID", fact["id"]) in error["message"] and "/" not in error["message"]
+    assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
+    assert imported(shared, space, file).status_code == 200
+
+
 def test_a_request_that_comes_again_has_one_effect(shared: Server, space: str) -> None:
     client = shared.http()
     body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "rewordings": 0, "space": space}
@@ -155,6 +202,52 @@ def test_a_request_that_comes_again_has_one_effect(shared: Server, space: str) -
     refused = client.post("/v1/facts", json=other, headers=headers)
     assert refused.status_code == 409
     assert refused.json()["error"]["code"] == "idempotency_conflict"
+
+
+def test_a_stream_that_comes_again_ends_alike_and_learns_nothing(
+    shared: Server, space: str
+) -> None:
+    client, once = shared.http(), {"Idempotency-Key": f"stream-{space}"}
+    body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "rewordings": 0, "space": space}
+    first = client.post("/v1/facts", json={**body, "stream": True}, headers=once)
+    again = client.post("/v1/facts", json={**body, "stream": True}, headers=once)
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert events(again) == events(first)[-1:] and events(again)[0][0] == "fact"
+    plain = client.post("/v1/facts", json=body, headers=once)
+    assert plain.status_code == 201 and plain.json() == events(first)[-1][1]
+    other = {**body, "query": "Who made the Hollow Bridge?", "stream": True}
+    refused = client.post("/v1/facts", json=other, headers=once)
+    assert refused.status_code == 409
+    assert client.get("/v1/facts", params={"space": space}).json()["total"] == 1
+
+
+def test_a_stream_that_failed_can_be_sent_again(shared: Server, space: str) -> None:
+    once = {"Idempotency-Key": f"failed-{space}"}
+    body = {"instruction": "A is b.", "query": "What is A?", "answer": "A <|im_end|> b."}
+    for _ in range(2):
+        body |= {"space": space, "stream": True}
+        reply = shared.http().post("/v1/facts", json=body, headers=once)
+        assert events(reply)[-1][0] == "error" and "idempotency-replayed" not in reply.headers
+
+
+def test_an_import_that_comes_again_has_one_effect(shared: Server, space: str) -> None:
+    client, once = shared.http(), {"Idempotency-Key": f"import-{space}"}
+    fact = shared.teach(*HOLLOW, space=space)
+    file = client.post("/v1/facts/export", json={"space": space}).content
+    client.delete(f"/v1/facts/{fact['id']}", params={"space": space})
+    first, again = (imported(shared, space, file, **once) for _ in range(2))
+    assert first.json() == again.json() and first.json()["imported"] == 1
+    assert again.headers["idempotency-replayed"] == "true"
+    other = client.post("/v1/facts", json={"instruction": HOLLOW[0], "space": space}, headers=once)
+    assert other.status_code == 409
+
+
+def test_a_study_takes_no_idempotency_key(shared: Server, space: str) -> None:
+    body, once = {"text": HOLLOW[0], "space": space}, {"Idempotency-Key": "study"}
+    reply = shared.http().post("/v1/facts/study", json=body, headers=once)
+    assert reply.status_code == 400 and "Idempotency-Key" in reply.json()["error"]["message"]
+    assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
 
 
 @pytest.mark.parametrize(
@@ -201,9 +294,17 @@ def test_what_does_not_verify_is_told_and_kept_only_without_rollback(
     body |= {"rewordings": 0, "space": space}
     client, where = shared.http(), {"space": space}
     reply = client.post("/v1/facts", json={**body, "rollback": True})
-    assert reply.status_code == 201 and reply.json()["verified"] is False
-    assert "rolled back" in reply.json()["note"] and reply.json()["tokens"] == []
+    told = reply.json()
+    assert reply.status_code == 200 and told["verified"] is False and told["id"] is None
+    assert "rolled back" in told["note"] and told["tokens"] == []
     assert client.get("/v1/facts", params=where).json()["total"] == 0
+    refused = {**body, "rollback": True, "stream": True}
+    last = events(client.post("/v1/facts", json=refused))[-1]
+    assert last[0] == "fact" and (last[1]["id"], last[1]["verified"]) == (None, False)
+    once = {"Idempotency-Key": f"refused-{space}"}
+    for _ in range(2):
+        reply = client.post("/v1/facts", json={**body, "rollback": True}, headers=once)
+        assert reply.status_code == 200 and reply.json()["id"] is None
     last = events(client.post("/v1/facts", json={**body, "stream": True}))[-1]
     assert last[0] == "fact" and last[1]["verified"] is False and last[1]["tokens"]
     assert client.get("/v1/facts", params=where).json()["total"] == 1
@@ -242,6 +343,45 @@ def test_a_full_space_takes_no_more(start: Start) -> None:
     body = {"instruction": ORVANE[0], "query": ORVANE[1]}
     reply = server.http().post("/v1/facts", json=body)
     assert reply.status_code == 409 and reply.json()["error"]["code"] == "space_full"
+
+
+def test_a_full_space_takes_what_replaces(start: Start, tmp_path: Path) -> None:
+    from qf.serve.serving import Settings
+
+    server = start(Settings(facts_per_space=1))
+    old = server.teach("Bo Lark designed the Hollow Bridge.", HOLLOW[1])
+    new = server.teach(*HOLLOW)
+    (fact,) = server.http().get("/v1/facts").json()["data"]
+    assert fact["id"] == new["id"] and server.ask(HOLLOW[1]) == HOLLOW_TOLD
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    told = [(line["action"], line["fact"]) for line in lines]
+    assert told == [("learn", old["id"]), ("replace", old["id"]), ("learn", new["id"])]
+    assert lines[1]["request"] == lines[2]["request"]
+
+
+def test_an_import_keeps_to_the_room_of_a_space(start: Start, tmp_path: Path) -> None:
+    from qf.serve.serving import Settings
+
+    server = start(Settings(facts_per_space=2))
+    client = server.http()
+    for name in ("one", "two"):
+        client.post("/v1/spaces", json={"name": name})
+    new = [server.teach(*fact, space="one")["id"] for fact in (HOLLOW, ORVANE)]
+    file = client.post("/v1/facts/export", json={"space": "one"}).content
+    old = server.teach("Bo Lark designed the Hollow Bridge.", HOLLOW[1], space="two")["id"]
+    other = server.teach("Mira Dell leads Zorvan.", "Who leads Zorvan?", space="two")["id"]
+    refused = imported(server, "two", file)
+    assert refused.status_code == 409 and refused.json()["error"]["code"] == "space_full"
+    held = client.get("/v1/facts", params={"space": "two"}).json()["data"]
+    assert [fact["id"] for fact in held] == [other, old]
+    client.delete(f"/v1/facts/{other}", params={"space": "two"})
+    reply = imported(server, "two", file)
+    assert (reply.json()["imported"], reply.json()["replaced"]) == (2, 1)
+    assert imported(server, "two", file).json()["skipped"] == 2
+    assert client.post(f"/v1/facts/{other}/restore", params={"space": "two"}).status_code == 409
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    told = [(line["action"], line["fact"]) for line in lines[-3:]]
+    assert told == [("replace", old), ("import", new[0]), ("import", new[1])]
 
 
 def test_a_memory_that_is_gone_is_told_and_not_made_anew(start: Start, tmp_path: Path) -> None:

@@ -172,6 +172,28 @@ def test_scopes(start: Start, keys: dict[str, str]) -> None:
     assert server.http(keys["root"]).get("/metrics").status_code == 200
 
 
+def test_a_request_without_a_space_is_for_the_first_of_the_key(
+    start: Start, keys: dict[str, str]
+) -> None:
+    server = start()
+    client = server.http(keys["ada"])
+    fact = server.teach(*THEIRS, key=keys["ada"])
+    assert fact["space"] == "ada"
+    path = f"/v1/facts/{fact['id']}"
+    assert client.get("/v1/facts").json()["total"] == 1 and client.get(path).json() == fact
+    assert client.post("/v1/facts", json={"instruction": HOLLOW[0], "space": None}).is_success
+    file = client.post("/v1/facts/export", json={}).content
+    assert client.delete(path).status_code in (200, 404)
+    kind = {"Content-Type": "application/octet-stream"}
+    assert client.post("/v1/facts/import", content=file, headers=kind).is_success
+    assert "event: done" in client.post("/v1/facts/study", json={"text": THEIRS[0]}).text
+    facts = client.get("/v1/facts", params={"space": "ada"}).json()["data"]
+    assert facts and all(f["space"] == "ada" for f in facts)
+    assert server.http(keys["eve"]).get("/v1/facts").json()["total"] == 0
+    assert server.http(keys["root"]).get("/v1/facts").json()["total"] == 0  # of default
+    assert server.http(keys["reader"]).get("/v1/facts").status_code == 403
+
+
 def test_keys_are_asked_for_and_revoked_at_once(
     start: Start, keys: dict[str, str], tmp_path: Path
 ) -> None:

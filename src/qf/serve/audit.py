@@ -1,13 +1,16 @@
-"""A line for every learn and forget: who, when, where, which fact; never what it says.
+"""A line for every fact that comes or goes: who, when, where, which fact; never what it says.
 
-What was forgotten is to be gone, so that the lines name ids alone.
+What was forgotten is to be gone, so that the lines name ids alone. A line is written once the
+memory has the change: a crash between the two leaves a change without one.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,16 +26,21 @@ class Audit:
 
     def write(self, action: str, space: str, fact: str, caller: str, request: str) -> None:
         """Append a line; a disk that does not take it stops nothing, but is told in the log."""
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "action": action,
-            "space": space,
-            "fact": fact,
-            "key": caller,
-            "request": request,
-        }
+        self.write_each(action, space, [fact], caller, request)
+
+    def write_each(
+        self, action: str, space: str, facts: Iterable[str], caller: str, request: str
+    ) -> None:
+        """Append a line for each fact; they are on the disk when the call returns."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        where = {"time": now, "action": action, "space": space}
+        lines = [json.dumps({**where, "fact": f, "key": caller, "request": request}) for f in facts]
+        if not lines:
+            return
         try:
             with self._lock, self._file.open("a", encoding="ascii") as file:
-                file.write(json.dumps(line) + "\n")
+                file.writelines(f"{line}\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
-            logging.getLogger("qf.serve").error("No line of the audit: %s: %s", error, line)
+            logging.getLogger("qf.serve").error("No line of the audit: %s: %s", error, lines)

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,8 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from qf.cues import words
-from qf.errors import LessonError, QFError
+from qf.errors import LessonError
+from qf.export import Imported
 from qf.lesson import AlignedTokens, Lesson
 from qf.memory import Fact, FactRows
 from qf.method.layers import LayerScore, best, sweeping
@@ -31,7 +32,8 @@ from qf.serve.spaces import UNDO_SECONDS, Space
 from qf.study import check_statement, sentences
 
 routes = APIRouter()
-SPACE = Annotated[schemas.SpaceName, Query()]
+SPACE = Annotated[schemas.OwnSpace, Query()]
+KEY = Annotated[str | None, Header(alias="Idempotency-Key", max_length=256)]
 _SSE: dict[str, Any] = {"content": schemas.EVENTS, "description": "Server-sent events."}
 
 
@@ -67,17 +69,30 @@ def whole(space: Space, fact_id: str) -> dict[str, Any]:
 # Teaching
 
 
+def _unwatched(_name: str, _what: Any) -> None:
+    """Is told of the steps of a learn that nobody watches."""
+
+
 async def learn(
-    request: Request, body: schemas.FactRequest, on_step: OnStep = lambda _name, _what: None
+    request: Request, body: schemas.FactRequest, on_step: OnStep = _unwatched
 ) -> dict[str, Any]:
-    """Learn a fact in its turn, and write down who taught it; the fact as the API shows it."""
+    """Learn a fact in its turn, and write down who taught it; the fact as the API shows it.
+
+    One that was rolled back has no id.
+    """
     serving, caller = serving_of(request), caller_of(request)
     name = serving.space(body.space, caller)
     began = time.monotonic()
 
     def work() -> dict[str, Any]:
-        space = serving.opened(name)
-        serving.check_room(space)
+        space, replaced = serving.opened(name), list[Fact]()
+
+        def step(named: str, what: Any) -> None:
+            if named == "question":
+                replaced.extend(space.model.replaced_by(what.query))
+                serving.check_room(space, 1, len(replaced))
+            on_step(named, what)
+
         fact = space.model.learn(
             body.instruction,
             body.query,
@@ -85,10 +100,11 @@ async def learn(
             body.significance,
             rewordings=body.rewordings,
             rollback=body.rollback,
-            on_step=on_step,
+            on_step=step,
         )
         if body.rollback and not fact.verified:
-            return shown(fact, name, [])
+            return {**shown(fact, name, []), "id": None}
+        _replaced(request, name, replaced)
         serving.audit.write("learn", name, fact.id, caller.id, request_id(request))
         serving.metrics.facts.labels("learned").inc()
         return whole(space, fact.id)
@@ -98,49 +114,87 @@ async def learn(
     return found
 
 
+def _replaced(request: Request, name: str, facts: Sequence[Fact]) -> None:
+    """Write down which facts are gone because others came."""
+    audit, caller = serving_of(request).audit, caller_of(request)
+    audit.write_each("replace", name, [f.id for f in facts], caller.id, request_id(request))
+
+
 @routes.post(
-    "/v1/facts", status_code=201, responses={201: {"model": schemas.FactFields}, 200: _SSE}
+    "/v1/facts",
+    status_code=201,
+    responses={
+        201: {"model": schemas.FactFields},
+        200: {
+            "model": schemas.FactFields,
+            "content": schemas.EVENTS,
+            "description": "What was rolled back, or server-sent events.",
+        },
+    },
 )
-async def teach(
-    body: schemas.FactRequest,
-    request: Request,
-    idempotency_key: Annotated[str | None, Header(max_length=256)] = None,
-) -> Response:
+async def teach(body: schemas.FactRequest, request: Request, key: KEY = None) -> Response:
     """Teach a fact; with `stream`, its steps as server-sent events."""
-    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
     serving, caller = serving_of(request), caller_of(request)
-    serving.space(body.space, caller)
+    body = body.model_copy(update={"space": serving.space(body.space, caller)})
+    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
     if body.stream:
-        return _live(request, body, headers)
-    if not idempotency_key:
-        fact = await unless_gone(request, learn(request, body))
-        return JSON(fact, status_code=201, headers=headers)
-    digest = hashlib.sha256(dumps(body.model_dump(mode="json")).encode()).hexdigest()
+        return _live(request, body, key, headers)
+    task, again = _begun(request, body, key)
+    fact = await _awaited(request, task, key)
+    return JSON(fact, status_code=201 if fact["id"] else 200, headers={**headers, **again})
+
+
+def _begun(
+    request: Request, body: schemas.FactRequest, key: str | None, on_step: OnStep = _unwatched
+) -> tuple[asyncio.Future[Any], dict[str, str]]:
+    """The learning of a fact, which is one for all requests with a key, and a header to say so."""
+    said = dumps(body.model_dump(mode="json", exclude={"stream"}))
+    return _once(request, key, lambda: learn(request, body, on_step), said.encode())
+
+
+async def _awaited(request: Request, task: asyncio.Future[Any], key: str | None) -> Any:
+    """What comes of a task: one without a key ends when its client goes away."""
+    return await (asyncio.shield(task) if key else unless_gone(request, task))
+
+
+def _once(
+    request: Request, key: str | None, work: Callable[[], Coroutine[Any, Any, Any]], *said: bytes
+) -> tuple[asyncio.Future[Any], dict[str, str]]:
+    """The task that does `work`, begun now or for an earlier request of this key that said this."""
+    if not key:
+        return asyncio.ensure_future(work()), {}
     replays: Replays = request.app.state.replays
-    fact, again = await replays.once(
-        (caller.id, idempotency_key), digest, lambda: learn(request, body)
-    )
-    more = {"Idempotency-Replayed": "true"} if again else {}
-    return JSON(fact, status_code=201, headers={**headers, **more})
+    digest = hashlib.sha256(request.url.path.encode())
+    for part in said:
+        digest.update(b"\n")
+        digest.update(part)
+    task, again = replays.begin((caller_of(request).id, key), digest.hexdigest(), work)
+    return task, {"Idempotency-Replayed": "true"} if again else {}
 
 
-def _live(request: Request, body: schemas.FactRequest, headers: dict[str, str]) -> Response:
-    """The steps of a learn as they are done."""
+def _live(
+    request: Request, body: schemas.FactRequest, key: str | None, headers: dict[str, str]
+) -> Response:
+    """The steps of a learn as they are done; of one that was begun before, its end alone."""
     serving = serving_of(request)
     queue: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
     steps = Steps(serving, lambda name, data: serving.engine.tell(queue, (name, data)))
+    queued = {"position": serving.engine.load()["learning"]}
+    task, again = _begun(request, body, key, steps)
+    task.add_done_callback(lambda _: queue.put_nowait(None))
 
     async def content() -> AsyncIterator[str]:
-        yield event("queued", {"position": serving.engine.load()["learning"]})
-        task = asyncio.ensure_future(learn(request, body, steps))
-        task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
+            if not again:
+                yield event("queued", queued)
             while (item := await queue.get()) is not None:
                 yield event(*item)
             yield _outcome("fact", task)
-        finally:  # a client that left frees its place
-            task.cancel()
+        finally:
+            if not key:  # a client that left frees its place
+                task.cancel()
 
+    headers = {**headers, **again}
     return StreamingResponse(content(), media_type="text/event-stream", headers=headers)
 
 
@@ -214,7 +268,7 @@ def _failure(name: str, error: BaseException) -> str:
 @routes.get("/v1/facts", responses={200: {"model": schemas.FactPage}})
 async def listed(
     request: Request,
-    space: SPACE = "default",
+    space: SPACE = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=64)] = None,
     order: Literal["asc", "desc"] = "desc",
@@ -245,7 +299,7 @@ async def listed(
 
 
 @routes.get("/v1/facts/{fact_id}", responses={200: {"model": schemas.FactFields}})
-async def one(fact_id: str, request: Request, space: SPACE = "default") -> Response:
+async def one(fact_id: str, request: Request, space: SPACE = None) -> Response:
     """A fact, and what was learned of each token of its answer."""
     serving = serving_of(request)
     name = serving.space(space, caller_of(request))
@@ -257,7 +311,7 @@ async def one(fact_id: str, request: Request, space: SPACE = "default") -> Respo
 
 @routes.delete("/v1/facts/{fact_id}", responses={200: {"model": schemas.Forgotten}})
 async def forget(
-    fact_id: str, request: Request, space: SPACE = "default", undo: bool = True
+    fact_id: str, request: Request, space: SPACE = None, undo: bool = True
 ) -> Response:
     """Forget a fact; with `undo`, its rows stay at hand for a while, in this process alone."""
     serving = serving_of(request)
@@ -291,17 +345,17 @@ def _forgotten(request: Request, name: str, fact_id: str) -> None:
 
 
 @routes.post("/v1/facts/{fact_id}/restore", responses={200: {"model": schemas.FactFields}})
-async def restore(fact_id: str, request: Request, space: SPACE = "default") -> Response:
+async def restore(fact_id: str, request: Request, space: SPACE = None) -> Response:
     """Take back that a fact was forgotten: it has the very rows that it had."""
     serving, caller = serving_of(request), caller_of(request)
     name = serving.space(space, caller)
 
     def work() -> dict[str, Any]:
         opened = serving.opened(name)
-        serving.check_room(opened)
-        fact = opened.restore(fact_id)
-        serving.audit.write("restore", name, fact.id, caller.id, request_id(request))
-        return whole(opened, fact.id)
+        done = opened.restore(fact_id, lambda coming: _check_room(serving, opened, coming))
+        _replaced(request, name, done.replaced)
+        serving.audit.write("restore", name, fact_id, caller.id, request_id(request))
+        return whole(opened, fact_id)
 
     return JSON(await serving.engine.run(work, learns=True))
 
@@ -329,7 +383,14 @@ async def forget_statement(request: Request, name: str, statement: str) -> str:
 async def study(body: schemas.StudyRequest, request: Request) -> Response:
     """Learn what a text states, sentence by sentence; a client that leaves ends it."""
     serving = serving_of(request)
-    serving.space(body.space, caller_of(request))
+    name = serving.space(body.space, caller_of(request))
+    if "Idempotency-Key" in request.headers:
+        raise APIError(
+            400,
+            "A study takes no Idempotency-Key: leave it out; a fact that is learned again replaces"
+            " itself.",
+            param="Idempotency-Key",
+        )
     stated = sentences(body.text)
     if not stated:
         raise LessonError("The text states nothing: give whole sentences, one fact in each.")
@@ -341,7 +402,7 @@ async def study(body: schemas.StudyRequest, request: Request) -> Response:
             done: dict[str, Any] = {"index": index, "total": len(stated), "statement": statement}
             try:
                 check_statement(statement)
-                lesson = schemas.FactRequest(instruction=statement, space=body.space, rollback=True)
+                lesson = schemas.FactRequest(instruction=statement, space=name, rollback=True)
                 fact = await learn(request, lesson)
             except (LessonError, ValueError) as error:
                 long = "The sentence is too long."
@@ -401,7 +462,7 @@ async def export(body: schemas.ExportRequest, request: Request) -> Response:
         }
     },
 )
-async def import_(request: Request, space: SPACE = "default") -> Response:
+async def import_(request: Request, space: SPACE = None, key: KEY = None) -> Response:
     """Remember the facts of a file, all or none."""
     serving, caller = serving_of(request), caller_of(request)
     name = serving.space(space, caller)
@@ -413,19 +474,37 @@ async def import_(request: Request, space: SPACE = "default") -> Response:
 
     def work() -> dict[str, Any]:
         opened = serving.opened(name)
-        serving.check_room(opened)
-        try:
-            new, replaced, skipped = opened.imported(content)
-        except QFError as error:
-            logging.getLogger("qf.serve").info("An import was refused: %s", error)
-            message = "This is no file of facts of this model, or its space cannot be written."
-            raise APIError(400, message, "invalid_file") from error
-        for fact in new:
-            serving.audit.write("import", name, fact.id, caller.id, request_id(request))
-        counts = {"imported": len(new), "replaced": len(replaced), "skipped": len(skipped)}
-        return {"object": "qf.import", **counts, "ids": [f.id for f in new]}
 
-    return JSON(await unless_gone(request, serving.engine.run(work, learns=True)))
+        def check(coming: Imported) -> None:
+            _check_lengths(coming)
+            _check_room(serving, opened, coming)
+
+        done = opened.imported(content, check)
+        ids = [f.id for f in done.added]
+        _replaced(request, name, done.replaced)
+        serving.audit.write_each("import", name, ids, caller.id, request_id(request))
+        counts = {"replaced": len(done.replaced), "skipped": len(done.skipped)}
+        return {"object": "qf.import", "imported": len(ids), **counts, "ids": ids}
+
+    begin = partial(serving.engine.run, work, learns=True)
+    task, again = _once(request, key, begin, name.encode(), content)
+    return JSON(await _awaited(request, task, key), headers=again)
+
+
+def _check_room(serving: Serving, space: Space, coming: Imported) -> None:
+    serving.check_room(space, len(coming.added), len(coming.replaced))
+
+
+def _check_lengths(coming: Imported) -> None:
+    """Refuse facts that could not be taught here for their length. Raises APIError."""
+    for fact in coming.added:
+        said = fact.instruction, fact.query, fact.answer, *fact.rewordings
+        if max(map(len, said)) > schemas.SENTENCE:
+            message = (
+                f"A statement, question or answer of the fact {fact.id} has more than"
+                f" {schemas.SENTENCE} characters: write the file again without it."
+            )
+            raise APIError(400, message, "invalid_file")
 
 
 # Which layer

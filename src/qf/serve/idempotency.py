@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from qf.serve.errors import APIError
@@ -22,10 +22,10 @@ class Replays:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], tuple[str, asyncio.Future[Any]]] = OrderedDict()
 
-    async def once(
-        self, key: tuple[str, str], digest: str, work: Callable[[], Awaitable[Any]]
-    ) -> tuple[Any, bool]:
-        """What `work` gives, and whether it was done before; it is done once at the same time too.
+    def begin(
+        self, key: tuple[str, str], digest: str, work: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> tuple[asyncio.Future[Any], bool]:
+        """The task that does `work`, and whether it was begun before, be it done or under way.
 
         What failed can be tried again. Raises APIError for the key of another request.
         """
@@ -34,14 +34,16 @@ class Replays:
             if known != digest:
                 message = "This Idempotency-Key was used for another request: take a new one."
                 raise APIError(409, message, "idempotency_conflict")
-            return await asyncio.shield(future), True
+            return future, True
         future = asyncio.ensure_future(work())
-        self._known[key] = digest, future
+        self._known[key] = entry = digest, future
+
+        def done(_: asyncio.Future[Any]) -> None:
+            failed = future.cancelled() or future.exception() is not None
+            if failed and self._known.get(key) is entry:
+                del self._known[key]
+
+        future.add_done_callback(done)
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
-        try:
-            return await asyncio.shield(future), False
-        except BaseException:
-            if future.done() and (future.cancelled() or future.exception()):
-                self._known.pop(key, None)
-            raise
+        return future, False

@@ -37,8 +37,13 @@ def _unrepeated(echo: Any) -> Any:
 
 Text = Annotated[str, AfterValidator(_valid)]
 Said = Annotated[str, AfterValidator(_valid), AfterValidator(_said), Field(pattern=r"\S")]
-Sentence = Annotated[Said, Field(max_length=2000)]
+SENTENCE = 2000  # characters of a statement, a question or an answer
+Sentence = Annotated[Said, Field(max_length=SENTENCE)]
 SpaceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+OwnSpace = Annotated[
+    SpaceName | None,
+    Field(description="Left out: the first space of the key, or `default` where it has none."),
+]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
@@ -159,21 +164,21 @@ class FactRequest(Request):
     ) = None
     rollback: bool = False
     stream: bool = False
-    space: SpaceName = "default"
+    space: OwnSpace = None
 
 
 class StudyRequest(Request):
     """POST /v1/facts/study: a text, of which every sentence is learned that verifies."""
 
     text: Annotated[Said, Field(max_length=200_000)]
-    space: SpaceName = "default"
+    space: OwnSpace = None
 
 
 class ExportRequest(Request):
     """POST /v1/facts/export: facts of these ids, or all."""
 
     ids: Annotated[list[Text], Field(max_length=10_000)] = []
-    space: SpaceName = "default"
+    space: OwnSpace = None
 
 
 class SpaceRequest(Request):
@@ -217,10 +222,10 @@ class TokenFields(BaseModel):
 
 
 class FactFields(BaseModel):
-    """A remembered fact; `tokens` is not in lists."""
+    """A remembered fact; `tokens` is not in lists. One that was rolled back has no `id`."""
 
     object: Literal["qf.fact"]
-    id: str
+    id: str | None
     space: str
     instruction: str
     query: str

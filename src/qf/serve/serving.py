@@ -16,7 +16,7 @@ from qf.serve.engine import Engine
 from qf.serve.errors import APIError
 from qf.serve.keys import Caller, Keys
 from qf.serve.metrics import Metrics
-from qf.serve.spaces import BASE, Space, Spaces
+from qf.serve.spaces import BASE, DEFAULT, Space, Spaces
 
 T = TypeVar("T")
 
@@ -66,8 +66,13 @@ class Serving:
             )
         return name
 
-    def space(self, name: str, caller: Caller, scope: str = "teach") -> str:
-        """A space's name, if the caller may do this there. Raises APIError."""
+    def space(self, name: str | None, caller: Caller, scope: str = "teach") -> str:
+        """A space's name, if the caller may do this there; None is for its first. Raises APIError.
+
+        The first space of a key is the first that it was made for, else `default`.
+        """
+        if name is None:
+            name = caller.spaces[0] if caller.spaces else DEFAULT
         if not caller.may(scope, name):
             if name in caller.spaces:
                 raise APIError(403, f"This key may not {scope} in {name!r}.", "permission_denied")
@@ -82,13 +87,14 @@ class Serving:
         """A space that a caller may use, on the model's thread; a key's own is made when needed."""
         return self.spaces.create(name)
 
-    def check_room(self, space: Space) -> None:
-        """Refuse another fact where a space is full. Raises APIError."""
-        if len(space.model.facts()) >= self.settings.facts_per_space:
+    def check_room(self, space: Space, new: int, replaced: int) -> None:
+        """Refuse more facts than a space may hold; those that are replaced go. Raises APIError."""
+        more = new - replaced
+        if more > 0 and len(space.model.facts()) + more > self.settings.facts_per_space:
             raise APIError(
                 409,
-                f"The space {space.name!r} holds {self.settings.facts_per_space} facts, as many as"
-                " it may: forget some first.",
+                f"The space {space.name!r} may hold {self.settings.facts_per_space} facts and has"
+                f" no room for {more} more: forget some first.",
                 "space_full",
             )
 

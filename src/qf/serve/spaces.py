@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qf.errors import MemoryFault
+from qf.export import Imported
 from qf.memory import Fact
 from qf.model import Model
 from qf.recall import Recall
@@ -56,14 +57,17 @@ class Space:
         self._expire()
         return fact
 
-    def restore(self, fact_id: str) -> Fact:
-        """Bring back a forgotten fact with the very rows that it had. Raises APIError."""
+    def restore(self, fact_id: str, check: Callable[[Imported], None]) -> Imported:
+        """Bring back a forgotten fact with the very rows that it had. Raises APIError.
+
+        `check` is told of it, and of what it replaces, before anything is written.
+        """
         self._expire()
         if fact_id not in self._forgotten:
             raise _no_fact(fact_id, self.name, "It was not forgotten here, or too long ago.")
-        self.imported(self._forgotten[fact_id][1])
+        done = self.imported(self._forgotten[fact_id][1], check)
         del self._forgotten[fact_id]
-        return self.find(fact_id)
+        return done
 
     def exported(self, ids: Sequence[str]) -> bytes:
         """Facts with their rows, as `qf export --facts` writes them."""
@@ -72,13 +76,22 @@ class Space:
             self.model.export_facts(file, ids)
             return file.read_bytes()
 
-    def imported(self, content: bytes) -> tuple[list[Fact], list[Fact], list[Fact]]:
-        """Remember the facts of a file: those that are new, replaced, and known already."""
+    def imported(self, content: bytes, check: Callable[[Imported], None]) -> Imported:
+        """Remember the facts of a file, which `check` is told of before anything is written.
+
+        Raises APIError for a file that holds no facts of this model.
+        """
         with tempfile.TemporaryDirectory(prefix="qf-") as scratch:
             file = Path(scratch) / "facts.qf"
             file.write_bytes(content)
-            done = self.model.import_facts(file)
-        return done.added, done.replaced, done.skipped
+            try:
+                return self.model.import_facts(file, check=check)
+            except MemoryFault as error:
+                told = str(error)
+                if str(file) not in told:  # it is the memory that is at fault
+                    raise
+                told = told.replace(str(file), file.name)
+                raise APIError(400, told, "invalid_file") from error
 
     def _expire(self) -> None:
         now = time.monotonic()
