@@ -247,11 +247,13 @@ def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return go
 
 
-def test_the_list_grows_while_a_text_is_studied(page: Page, held: threading.Event) -> None:
+def test_the_list_grows_while_a_text_is_studied(watched: Watched, held: threading.Event) -> None:
+    watched.context.add_init_script("window.setInterval = () => 0")  # it does not look by itself
+    page = watched.open()
     page.get_by_role("tab", name="Study a text").click()
     page.get_by_label("A text, one fact in each sentence").fill(f"Zzz. {FACT} {OTHER}")
     page.get_by_role("button", name="Study", exact=True).click()
-    expect(page.locator(".facts .statement")).to_have_text([FACT], timeout=8000)
+    expect(page.locator(".facts .statement")).to_have_text([FACT])
     expect(page.locator("#study-count")).to_have_text("2 of 3 sentences")
     held.set()
     expect(page.locator("#study-label")).to_contain_text("Learned 2 facts, left out 1")

@@ -61,7 +61,7 @@ class Request(BaseModel):
 
     def _unknown(self) -> Iterator[str]:
         """The fields that are not known here and below, percent-encoded, dots between levels."""
-        yield from (quote(name[:64]) for name in self.model_extra or {})
+        yield from (quote(name[:64]) for name in self.model_extra or {} if name)
         for name in type(self).model_fields:
             held = getattr(self, name)
             for item in held if isinstance(held, list) else [held]:
