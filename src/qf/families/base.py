@@ -139,7 +139,7 @@ class Family:
     def on_residual(
         self, layer: nn.Module, keep: Callable[[Tensor], None]
     ) -> list[RemovableHandle]:
-        """Have `keep` called with v in each pass of the layer, before W; return the hooks."""
+        """Have `keep` called with v in each pass of the layer; return the hooks."""
         s = self.scale(layer)
 
         def at_point(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
