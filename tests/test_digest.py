@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from qf.digest import digest_of
+from qf.families import family_of
+from qf.qf_memory import below
 
 CONFIG = {"model_type": "qwen2", "hidden_size": 4, "rms_norm_eps": 1e-6, "rope": {"theta": 1e4}}
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }} é{% endfor %}"
@@ -109,3 +111,39 @@ print(digest_of(config={CONFIG!r}, tensors=tensors, template={TEMPLATE!r}))
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == digest()
+
+
+# What leads up to the taught layer
+
+MIDDLE = 2
+
+
+def entering(model: Any, W: Any) -> torch.Tensor:
+    """What enters the taught projection for some tokens."""
+    seen: list[torch.Tensor] = []
+    hook = W.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    with torch.no_grad():
+        model(torch.arange(3, 40)[None])
+    hook.remove()
+    return seen[0]
+
+
+def test_every_weight_that_leads_up_to_the_layer_counts(tiny_model: Any, architecture: str) -> None:
+    model = tiny_model(architecture)
+    family = family_of(model)
+    W = family.projection(family.layer(model, MIDDLE))
+    taught = next(name for name, m in model.named_modules() if m is W)
+    u, told = entering(model, W), below(model, taught)
+    counted = 0
+    for name, weight in model.named_parameters():
+        before = weight.detach().clone()
+        weight.data = before + torch.randn(before.shape) / 4
+        changes = not torch.equal(entering(model, W), u)
+        if changes:
+            counted += 1
+            assert below(model, taught) != told, name
+        if f".{MIDDLE + 1}." in name or name.startswith(taught):
+            assert not changes and below(model, taught) == told, name
+        weight.data = before
+    assert counted > 12
+    assert below(model, taught) == told == below(model.to(torch.bfloat16), taught)

@@ -42,13 +42,23 @@ Build = Callable[..., Model]
 
 @pytest.fixture
 def build(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build]:
-    """Build `build(memory, kind, seed, **options)`: a random model that gates its facts."""
+    """Build `build(memory, kind, seed, **options)`: a random model that gates its facts.
+
+    `change` is done to its transformer before.
+    """
     calibrate_on_little(monkeypatch)
     models = []
 
-    def new(memory: str = "memory", kind: str = "llama", seed: int = 0, **options: Any) -> Model:
+    def new(
+        memory: str = "memory",
+        kind: str = "llama",
+        seed: int = 0,
+        change: Callable[[Any], Any] = lambda _: None,
+        **options: Any,
+    ) -> Model:
         seed = seed or SEEDS.get(kind, 5)
         loaded = Loaded(*speaker(kind, seed=seed), f"speaker {seed}")
+        change(loaded.transformer)
         models.append(Model(loaded, tmp_path / memory, **{"solver": "gated", **options}))
         return models[-1]
 
@@ -414,6 +424,15 @@ def test_a_gated_memory_says_whose_it_is_and_refuses_others(
         attach(*speaker("gpt2"), path)
     same, tokenizer = speaker(seed=5)
     attach(same.to(torch.bfloat16), tokenizer, path).detach()
+    otherwise_below(same)
+    with pytest.raises(ValueError, match=r"other weights"):
+        attach(same, tokenizer, path)
+
+    def of_before(told: dict[str, str], _: Any) -> None:
+        told["settings"] = json.dumps({k: v for k, v in settings.items() if k != "below"})
+
+    same, tokenizer = speaker(seed=5)
+    attach(same, tokenizer, spoiled(path, of_before)).detach()
     tokenizer.chat_template += " "
     with pytest.raises(ValueError, match="chat template"):
         attach(same, tokenizer, path)
@@ -547,6 +566,38 @@ def test_what_holds_no_facts_to_take_in_is_named(build: Build, tmp_path: Path) -
     (tmp_path / "lora" / "qf.json").write_text("{}")
     with pytest.raises(MemoryFault, match="holds no facts of qf"):
         one.import_facts(tmp_path / "lora")
+
+
+def otherwise_below(transformer: Any) -> None:
+    """Make it a model of other weights, but for the taught layer, the head and the last norm."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, weight in transformer.model.named_parameters():
+            if not name.startswith(("layers.3.", "norm.")):
+                weight.add_(torch.randn_like(weight) / 8)
+
+
+def test_facts_of_a_model_with_other_layers_below_are_refused(build: Build, tmp_path: Path) -> None:
+    one = build("one")
+    teach(one, FACTS[:1])
+    path, old = tmp_path / "facts", tmp_path / "old"
+    for place in (path, old):
+        one.export_facts(place)
+
+    def of_before(told: dict[str, str], _: Any) -> None:
+        binding = json.loads(told["binding"])
+        del binding["below"]
+        told.update(format="qf facts 1", binding=json.dumps(binding))
+
+    spoiled(old, of_before)
+    other = build("other", change=otherwise_below)
+    with pytest.raises(MemoryFault, match=r"speaker 5 .*weights or its chat template have changed"):
+        other.import_facts(path)
+    with pytest.raises(MemoryFault, match="changed since"):
+        build("one", change=otherwise_below)
+    assert other.facts() == []
+    assert build("two").import_facts(old).added == one.facts()  # what it says is right
+    assert len(other.import_facts(old).added) == 1
 
 
 def spoiled(path: Path, change: Callable[[dict[str, str], dict[str, Tensor]], Any]) -> Path:

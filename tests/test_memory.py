@@ -289,6 +289,26 @@ def test_the_digest_decides_not_the_name(filled):
     assert "changed" in refusal(lambda: Memory.open(filled, changed))
 
 
+def test_what_lies_below_the_layer_decides_too(filled):
+    ours, another = (dataclasses.replace(MINE, below=b * 32) for b in ("dd", "ee"))
+    with Memory.open(filled, ours, write=True) as memory:  # which said nothing of it so far
+        memory.add(fact("c1"), rows())
+    assert len(Memory.open(filled, ours)) == 4
+    assert "changed" in refusal(lambda: Memory.open(filled, another))
+    assert len(Memory.open(filled, dataclasses.replace(ours, model="/moved/demo-qwen"))) == 4
+
+
+def test_facts_that_may_be_another_models_keep_it(filled):
+    tuned = dataclasses.replace(MINE, below="dd" * 32, model="tuned")
+    with Memory.open(filled, tuned, write=True) as memory:
+        memory.add(fact("c1"), rows())
+    assert Memory.bound_to(filled) == MINE
+    with Memory.open(filled, tuned, write=True) as memory:
+        memory.clear()
+        memory.add(fact("c2"), rows())
+    assert Memory.bound_to(filled) == tuned
+
+
 def test_a_memory_without_facts_takes_any_model_and_who_has_it_open_notices(filled):
     early = Memory.open(filled, MINE)
     with Memory.open(filled, MINE) as memory:

@@ -90,7 +90,8 @@ def unpacked(loaded: Loaded) -> Loaded:
 def lived(loaded: Loaded, memory: Path, **options: Any) -> tuple[str, list[Any]]:
     """The form of a model, and all that it says while it is taught, asked and made to forget."""
     with Model(loaded, memory, **options) as model:
-        said: list[Any] = [model.binding.digest, model.ask(QUESTION, STATEMENT)]
+        bound = [model.binding.digest, model.binding.below]
+        said: list[Any] = [bound, model.ask(QUESTION, STATEMENT)]
         facts = [model.learn(*fact, rewordings=0) for fact in FACTS[:2]]
         said += [(f.before, f.after, f.verified, f.rows, f.tokens) for f in facts]
         said.append([model.ask(q) for _, q in FACTS])
@@ -246,6 +247,7 @@ def test_a_library_that_quantises(speaker: Any, tmp_path: Path, name: str, solve
         assert learner.form == "branch" and fact.verified and learner.ask(question) == told
         learner.forget(fact.id)
         assert learner.ask(question) == before
+    assert Model(loaded, tmp_path / "memory").binding == learner.binding  # passes change nothing
 
 
 # Offloaded
@@ -402,7 +404,8 @@ place, memory, solver, plan = sys.argv[1:]
 calibrate_on_little(pytest.MonkeyPatch())
 with qf.load(place, memory=memory, solver=solver, tp_plan=plan or None) as model:
     facts = [model.learn(*f, rewordings=0) for f in FACTS[:2]]
-    told = [model.binding.digest, [f.after for f in facts], [f.rows for f in facts]]
+    bound = [model.binding.digest, model.binding.below]
+    told = [bound, [f.after for f in facts], [f.rows for f in facts]]
     ids = [f.id for f in model.facts()] == [f.id for f in facts]
     told.append([model.ask(q) for _, q in FACTS])
     model.forget(facts[0].id)

@@ -1,6 +1,7 @@
 """Which memory belongs to a model, and the layer that its facts are taught at.
 
-A memory is bound to the taught layer, the architecture and the chat template. Knows no facts.
+A memory is bound to the taught layer, the architecture, the chat template, and a sample of what
+leads up to the layer. Knows no facts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from qf.families import placement
 from qf.loading import Loaded
 from qf.memory import Binding, Memory
 from qf.method.layers import default_layer
+from qf.qf_memory import below
 
 _ARCHITECTURE = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
@@ -52,9 +54,12 @@ def usual_layer(memory: Path, count: int) -> int:
     return bound.layer if bound and bound.layer < count else default_layer(count)
 
 
-def binding_of(loaded: Loaded, layer: int, block: torch.nn.Module) -> Binding:
-    """The fingerprint of the taught layer, which is `block`, the architecture and the template."""
+def binding_of(
+    loaded: Loaded, layer: int, block: torch.nn.Module, projection: torch.nn.Module
+) -> Binding:
+    """The fingerprints of the taught layer, which is `block`, and of what is below `projection`."""
     transformer = loaded.transformer
+    taught = next(name for name, m in transformer.named_modules() if m is projection)
     config = transformer.config.get_text_config().to_dict()
     names = transformer.config.architectures or [type(transformer).__name__]
     return Binding(
@@ -66,4 +71,5 @@ def binding_of(loaded: Loaded, layer: int, block: torch.nn.Module) -> Binding:
         model=loaded.name,
         layer=layer,
         architecture=names[0],
+        below=below(transformer, taught),
     )

@@ -50,6 +50,7 @@ SCHEMA: list[tuple[str, ...]] = [
     ("SELECT 1",),  # a record says whether it is consolidated, and tensors hold addresses
     ("SELECT 1",),  # tensors hold the outputs that a gated fact gives
     ("SELECT 1",),  # a record names the picture that was shown
+    ("SELECT 1",),  # the binding says what lies below the taught layer
 ]
 
 _SQLITE_KINDS = {

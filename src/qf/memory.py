@@ -114,12 +114,30 @@ class FactRows:
 
 @dataclass(frozen=True)
 class Binding:
-    """The model that facts were taught to: the digest decides, the rest is for people to read."""
+    """The model that facts were taught to: digests decide, the rest is for people to read.
+
+    `digest` is of the taught layer, `below` of a sample of what leads up to it, which formats up to
+    5 did not know.
+    """
 
     digest: str
     model: str
     layer: int
     architecture: str
+    below: str = ""
+
+    def fits(self, other: Binding) -> bool:
+        """Whether facts of the one are facts of the other, as far as both say."""
+        alike = self.below == other.below or not (self.below and other.below)
+        return self.digest == other.digest and alike
+
+    def renewed(self, held: Binding | None) -> Binding:
+        """What facts bound to `held`, which fits, are bound to once this model adds some.
+
+        What does not say what lies below may be another model's: its name has to be the same.
+        """
+        keep = held is not None and not held.below and held.model != self.model
+        return held if held is not None and keep else self
 
 
 @dataclass(frozen=True)
@@ -291,7 +309,7 @@ class Memory:
         with self._writing() as database:
             for old in replacing:
                 self._remove(database, old)
-            bound = json.dumps(asdict(self.binding))
+            bound = json.dumps(asdict(self.binding.renewed(_bound(self._database, database))))
             database.execute("INSERT OR REPLACE INTO meta VALUES ('binding', ?)", (bound,))
             for fact, rows in facts:
                 self._insert(database, fact, _pack(rows))
@@ -348,7 +366,7 @@ class Memory:
 
     def _check_binding(self, database: sqlite3.Connection) -> None:
         held, ours = _bound(self._database, database), self.binding
-        if held is None or held.digest == ours.digest:
+        if held is None or held.fits(ours):
             return
         remedy = "choose another with --memory or the right model with --model"
         changed = ""

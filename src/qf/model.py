@@ -180,7 +180,7 @@ class Model:
         self._generator = Generator(loaded.transformer, self.tokenizer)
         served = self.systems, turns, options
         self._asking = Asking(loaded, self.family, layer, self._generator, *served, acting)
-        binding = binding_of(loaded, layer, block)
+        binding = binding_of(loaded, layer, block, self._projection)
         self._calibrator = Calibrator(
             loaded.transformer,
             self.tokenizer,

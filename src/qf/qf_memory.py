@@ -28,10 +28,12 @@ from typing import Any
 import safetensors
 import torch
 from torch import Tensor
+from torch.nn import ModuleList
 from torch.nn.functional import normalize
 
 FORMAT = "qf gated memory 3"
 READ = (FORMAT, "qf gated memory 2")  # the second names what is in the layer, not the layer
+PIECES, PIECE = 8, 512  # how much of a weight its sample holds
 
 
 def attach(model: Any, tokenizer: Any, path: str | os.PathLike[str]) -> GatedMemory:
@@ -45,11 +47,11 @@ def attach(model: Any, tokenizer: Any, path: str | os.PathLike[str]) -> GatedMem
             raise ValueError(f"{path} is no gated memory of qf: write one with `qf export --gated`")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     settings = json.loads(told["settings"])
-    found = model.config.name_or_path or type(model).__name__
+    found, modules = model.config.name_or_path or type(model).__name__, settings["modules"]
     try:
-        same = settings["fingerprint"] == fingerprint(
-            model, tokenizer, settings["modules"]["inner"]
-        )
+        same = settings["fingerprint"] == fingerprint(model, tokenizer, modules["inner"])
+        if same and settings.get("below"):  # older files do not say
+            same = settings["below"] == below(model, modules["taught"])
     except AttributeError:  # no module of that name
         same = False
     if not same:
@@ -66,6 +68,44 @@ def fingerprint(model: Any, tokenizer: Any, inner: str) -> str:
     digest = hashlib.sha256(W.contiguous().numpy().tobytes())
     digest.update((tokenizer.chat_template or "").encode())
     return digest.hexdigest()
+
+
+def below(model: Any, taught: str) -> str:
+    """Tell what a model computes up to the module `taught`, that aside: a sample of each weight.
+
+    The same in float32 and bfloat16, and wherever the weights are kept.
+    """
+    path = taught.split(".")
+    above = [".".join(path[:n]) for n in range(len(path))]
+    depth = next(n for n, a in enumerate(above) if type(model.get_submodule(a)) is ModuleList)
+    decoder, layers = (model.get_submodule(a) for a in above[depth - 1 : depth + 1])
+    first = takewhile(lambda m: m is not layers, decoder.children())  # embeddings, their norm
+    modules = [m for part in [*first, *layers[: int(path[depth]) + 1]] for m in part.modules()]
+    W, digest = model.get_submodule(taught), hashlib.sha256()
+    for module in modules:
+        for name, weight in module.named_parameters(recurse=False) if module is not W else ():
+            digest.update(f"{name} {[*weight.shape]}".encode() + _sample(module, name))
+    return digest.hexdigest()
+
+
+def _sample(module: Any, name: str) -> bytes:
+    """Some pieces of a weight; none of it is brought to where it computes."""
+    weight = getattr(module, name).detach()
+    x, hook = weight, getattr(module, "_hf_hook", None)
+    if weight.is_meta:
+        maps = [getattr(h, "weights_map", None) for h in [hook, *getattr(hook, "hooks", ())]]
+        x = next((m[name] for m in maps if m is not None), torch.empty(0))
+    if hasattr(x, "full_tensor"):
+        x = x.full_tensor()
+    if type(x.data) is not Tensor:
+        x = x.dequantize()
+    flat = x.reshape(-1)
+    last = max(len(flat) - PIECE, 0)
+    pieces = [flat[last * i // (PIECES - 1) :][:PIECE] for i in range(PIECES)]
+    sample = torch.cat(pieces).to(weight.dtype)
+    if sample.is_floating_point():
+        sample = sample.to(torch.bfloat16)
+    return sample.cpu().view(torch.uint8).numpy().tobytes()
 
 
 def _values(module: Any) -> Tensor:
