@@ -14,7 +14,6 @@ y / s = z + v / s. One whose layers do other things to z says so in `output` and
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -81,8 +80,10 @@ class Family:
 
     def sharing(self, model: Any, index: int) -> list[int]:
         """Return the other layers whose projection is the very module of layer `index`."""
-        W = [attrgetter(self.W)(layer) for layer in self.layers(model)]
-        return [i for i, module in enumerate(W) if module is W[index] and i != index]
+        layers = self.layers(model)
+        W = self.projection(layers[index])
+        shared = (i for i, layer in enumerate(layers) if any(m is W for m in layer.modules()))
+        return [i for i in shared if i != index]
 
     def projection(self, layer: nn.Module) -> nn.Module:
         """Return the module that holds W: its input is u, its output z.

@@ -180,10 +180,13 @@ def _live(
     queue: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue()
     steps = Steps(serving, lambda name, data: serving.engine.tell(queue, (name, data)))
     queued = {"position": serving.engine.load()["learning"]}
-    task, again = _begun(request, body, key, steps)
-    task.add_done_callback(lambda _: queue.put_nowait(None))
+    # One without a key begins with its stream: a client that left before has none of either.
+    begun = _begun(request, body, key, steps) if key else None
+    again = begun[1] if begun else {}
 
     async def content() -> AsyncIterator[str]:
+        task, _ = begun or _begun(request, body, key, steps)
+        task.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             if not again:
                 yield event("queued", queued)
