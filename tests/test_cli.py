@@ -498,7 +498,7 @@ BAD = [
     (("export", "--gated", "/dev/null/x"), ("/dev/null/x", "another place")),
     (("export", "--facts", "."), (". is a directory", "name a file")),
     (("import", "nothing"), ("no file nothing", "qf export --facts")),
-    (("import", "."), ("no file .", "qf export --facts")),
+    (("import", "."), (". is no file but a directory", "qf export --facts")),
     (("import", "/dev/null"), ("no file /dev/null",)),
 ]  # fmt: skip
 

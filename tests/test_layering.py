@@ -134,6 +134,7 @@ MAY_INSTALL: dict[str, list[str] | None] = {
     "qf.demo": [],
     "qf.demo.table": None,
     "qf.demo.measure": None,
+    "qf.demo.wider": None,
 }
 
 # The files that print and exit: the command line, and the commands that it takes from elsewhere.

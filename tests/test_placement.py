@@ -276,6 +276,8 @@ def test_offloaded_weights(saved: Save, tmp_path: Path, solver: str) -> None:
 
 
 def test_rows_of_offloaded_weights_are_those_of_others(tiny_model: Any, architecture: str) -> None:
+    if architecture == "llama4":
+        pytest.skip("Llama 4 sends tokens to where its embeddings lie, and does not run offloaded")
     whole, away = tiny_model(architecture), tiny_model(architecture)
     offloaded(Loaded(away, None, ""))
     family = family_of(whole)
