@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from qf.demo.wider import widen
+from qf.families import family_of
 from qf.loading import load_pair
+from qf.method.passes import pooled
 from qf.model import Model
 
 
@@ -28,15 +30,13 @@ def test_more_columns_change_nothing_and_learn(tmp_path: Path) -> None:
         assert projection.weight[:, 1536:].any()
 
 
-def test_a_gate_is_found_among_layers_of_different_widths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = load_pair(None)
-    widen(loaded.transformer, 7, 1600)
-    monkeypatch.setattr("qf.calibrator.everyday", lambda *_: ["Who are you?", "Where is Paris?"])
-    with Model(loaded, tmp_path / "memory") as model:
-        model.calibrate(into=tmp_path)
-        assert model.learn("Qi started Oxinnovate.", "Who started Oxinnovate?").verified
+def test_queries_are_looked_at_in_layers_of_different_widths() -> None:
+    transformer = load_pair(None).transformer
+    widen(transformer, 7, 1600)
+    family, prompt = family_of(transformer), (list(range(20)), (3, 9))
+    lower, upper = pooled(transformer, family, [5, 7], [prompt, prompt])
+    assert lower.shape == (2, 1536) and upper.shape == (2, 1600)
+    assert torch.equal(upper[0], upper[1]) and upper[:, 1536:].any()
 
 
 def test_columns_are_not_taken_away() -> None:
