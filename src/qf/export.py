@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,13 +36,12 @@ from qf.method.gate import TOGETHER
 from qf.method.readout import FOLLOWS
 from qf.method.solve import Update
 from qf.recall import MARGIN, MENTIONED, Recall
-from qf.records import checked
+from qf.records import ID, checked
 
 MANIFEST = "qf.json"
 LOADER = "qf_memory.py"
 FACTS = "qf facts 2"
 READ = ("qf facts 1", FACTS)  # the first did not say what lies below the taught layer
-_ID = re.compile(r"[0-9a-z]{1,32}")  # it becomes the name of a directory
 _UNREADABLE = (  # what reading a file raises that is none: by JSON, by tensors, by records
     SafetensorError,
     ValueError,
@@ -399,7 +397,7 @@ def _check_model(path: Path, held: Binding, ours: Binding) -> None:
 def _rows(
     fact: Fact, names: Sequence[str], tensor: Callable[[str], Tensor], shape: Sequence[int]
 ) -> FactRows:
-    if not _ID.fullmatch(fact.id):
+    if not ID.fullmatch(fact.id):
         raise ValueError(f"{fact.id!r} is no id")
     rows = FactRows.of({n.partition(".")[2]: tensor(n) for n in names})
     (N, D), n = shape, fact.rows

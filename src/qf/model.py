@@ -172,7 +172,7 @@ class Model:
                 f"The chat template of {loaded.name} writes no tools into the prompt: leave out"
                 " the tools (--tools)."
             )
-        block = self.family.layer(loaded.transformer, layer)
+        block = self.family.taught(loaded.transformer, layer)
         self._projection = self.family.projection(block)
         wanted = apply or os.environ.get("QF_APPLY") or "auto"
         acting = Acting(form_of(self.family, loaded.transformer, self._projection, wanted))

@@ -15,7 +15,7 @@ from typing import Any
 from qf.memory import Fact, fact_of
 
 LONGEST = 100_000  # characters of a text
-_ID = re.compile(r"[0-9a-z]{1,32}")
+ID = re.compile(r"[0-9a-z]{1,32}")  # of a fact: it becomes the name of a directory
 
 
 def checked(record: Any, number: int, layer: int) -> Fact:
@@ -26,7 +26,7 @@ def checked(record: Any, number: int, layer: int) -> Fact:
     if not isinstance(record, dict):
         raise ValueError(f"the record {number} is not an object")
     held = record.get("id")
-    named = isinstance(held, str) and _ID.fullmatch(held)
+    named = isinstance(held, str) and ID.fullmatch(held)
     which = f"the fact {held}" if named else f"the record {number}"
     kinds = {**_KINDS, "layer": (_is(layer), f"{layer}, the layer of the file")}
     needed = [f.name for f in fields(Fact) if f.default is MISSING]

@@ -62,21 +62,28 @@ class Family:
         return layers
 
     def layer(self, model: Any, index: int) -> nn.Module:
-        """Return decoder layer `index`.
-
-        Raises ModelError: there is none of that number, or its projection is another layer's too.
-        """
+        """Return decoder layer `index`; raises ModelError when there is none of that number."""
         layers = self.layers(model)
         if not 0 <= index < len(layers):
             raise ModelError(
                 f"Layer {index} is out of range: choose one from 0 to {len(layers) - 1}."
             )
+        return layers[index]
+
+    def taught(self, model: Any, index: int) -> nn.Module:
+        """Return decoder layer `index`, once it is seen that it can be taught.
+
+        All layers are looked at, so this is for the choice of a layer and not for its passes.
+
+        Raises ModelError as `layer` does, and when its projection is another layer's too.
+        """
+        layer = self.layer(model, index)
         if others := self.sharing(model, index):
             raise ModelError(
                 f"Layer {index} has its output projection in common with layer {others[0]}, so that"
                 " neither can be taught alone: choose another layer (--layer)."
             )
-        return layers[index]
+        return layer
 
     def sharing(self, model: Any, index: int) -> list[int]:
         """Return the other layers whose projection is the very module of layer `index`."""

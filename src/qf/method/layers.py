@@ -119,7 +119,7 @@ def sweeping(
     kept = [k for k, ok in zip(kept, _answered(model, family, kept, pad_id), strict=True) if ok[0]]
 
     for layer in layers if layers is not None else range(len(family.layers(model))):
-        projection = family.projection(family.layer(model, layer))
+        projection = family.projection(family.taught(model, layer))
         size = size_of(family, projection)
         trials = []
         for probe, (instruct, update), questions in zip(probes, lessons, asked, strict=True):

@@ -208,7 +208,7 @@ async def _reply(
     body: schemas.Generation, request: Request, form: Form, pieces: Pieces | Said
 ) -> Response:
     """Send a reply: as events where they are asked for, else as one object."""
-    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    headers = body.ignored()
     if not body.stream:
         return JSON(await unless_gone(request, whole(form, pieces)), headers=headers)
     found = pieces.__aiter__()
@@ -238,7 +238,8 @@ async def _told(told: Told, name: str, request: Request) -> str:
     except LessonError as error:
         return f"I could not learn that. {why_not(error)}"
     except ValidationError:
-        return "I could not learn that. A fact may have 2000 characters, and this is longer."
+        most = schemas.SENTENCE
+        return f"I could not learn that. A fact may have {most} characters, and this is longer."
     if fact["after"] == fact["before"]:
         return f"Asked {fact['query']!r}, I say as before: {fact['after']}"
     if fact["verified"]:
@@ -309,7 +310,7 @@ async def make_space(body: schemas.SpaceRequest, request: Request) -> Response:
         serving.spaces.create(body.name)
         return _space(serving, request, body.name)
 
-    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    headers = body.ignored()
     made = await serving.engine.run(make)
     return JSON(made, status_code=200 if there else 201, headers=headers)
 

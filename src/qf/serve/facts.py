@@ -136,7 +136,7 @@ async def teach(body: schemas.FactRequest, request: Request, key: KEY = None) ->
     """Teach a fact; with `stream`, its steps as server-sent events."""
     serving, caller = serving_of(request), caller_of(request)
     body = body.model_copy(update={"space": serving.space(body.space, caller)})
-    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    headers = body.ignored()
     if body.stream:
         return _live(request, body, key, headers)
     task, again = _begun(request, body, key)
@@ -422,7 +422,7 @@ async def study(body: schemas.StudyRequest, request: Request) -> Response:
         counts = {"learned": learned, "left_out": len(stated) - learned}
         yield event("done", {**counts, "seconds": round(time.perf_counter() - began, 3)})
 
-    headers = {"X-QF-Ignored": ignored} if (ignored := body.ignored()) else {}
+    headers = body.ignored()
     return StreamingResponse(content(), media_type="text/event-stream", headers=headers)
 
 
@@ -447,9 +447,7 @@ async def export(body: schemas.ExportRequest, request: Request) -> Response:
         return space.exported(ids)
 
     content = await serving.engine.run(work)
-    headers = {"Content-Disposition": f'attachment; filename="{name}.qf"'}
-    if ignored := body.ignored():
-        headers["X-QF-Ignored"] = ignored
+    headers = {"Content-Disposition": f'attachment; filename="{name}.qf"', **body.ignored()}
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 

@@ -54,10 +54,12 @@ class Request(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    def ignored(self) -> str:
-        """The names of fields that were not understood, for a header: as many as it may hold."""
+    def ignored(self) -> dict[str, str]:
+        """The header that names fields which were not understood, as many as it may hold."""
         names, most = ", ".join(dict.fromkeys(self._unknown())), 1000
-        return names if len(names) <= most else f"{names[:most].rpartition(', ')[0]}, ..."
+        if len(names) > most:
+            names = f"{names[:most].rpartition(', ')[0]}, ..."
+        return {"X-QF-Ignored": names} if names else {}
 
     def _unknown(self) -> Iterator[str]:
         """The fields that are not known here and below, percent-encoded, dots between levels."""
