@@ -700,6 +700,20 @@ def test_a_process_learns_is_interrupted_and_another_knows(
     assert json.loads(asked.stdout) == {"query": QUESTION, "answer": TOLD}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenMP of GNU tells how it waits")
+def test_threads_that_wait_leave_the_processor_to_others() -> None:
+    def waits(**environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", "from qf.cli import main; main()", "models"],
+            capture_output=True, text=True, encoding="utf-8", timeout=300, check=True,
+            env={**os.environ, "OMP_DISPLAY_ENV": "TRUE", **environment},
+        )  # fmt: skip
+        return done.stderr
+
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in waits()
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" in waits(OMP_WAIT_POLICY="ACTIVE")
+
+
 # Calibration and rewordings
 
 

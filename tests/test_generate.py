@@ -119,6 +119,40 @@ def test_more_prompts_than_a_batch_come_back_in_order(generator: Generator) -> N
     assert generator.answers(many, 8) == alone * (BATCH // len(QUERIES) + 1)
 
 
+def likelihood(generator: Generator, prompt: tuple[int, ...], said: str) -> float:
+    """The mean log probability of an answer's letters and its end, by one forward pass."""
+    ids = [*generator.tokenizer.convert_tokens_to_ids(list(said)), generator.tokenizer.eos_token_id]
+    with torch.no_grad():
+        logits = generator.transformer(torch.tensor([[*prompt, *ids]])).logits[0]
+    chances = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+    return float(chances[torch.arange(len(ids)), ids].mean())
+
+
+def test_drafts_are_several_answers_the_most_probable_first(generator: Generator) -> None:
+    for prompt in prompts(generator):
+        (drafts,) = generator.drafts([prompt], 60, 4)
+        assert len({*drafts}) == 4
+        weighed = [likelihood(generator, prompt, draft) for draft in drafts]
+        assert weighed == sorted(weighed, reverse=True)
+        assert weighed[0] >= likelihood(generator, prompt, generator.answer(prompt, 60))
+
+
+def test_drafts_are_the_same_alone_in_a_batch_and_among_many(generator: Generator) -> None:
+    asked = prompts(generator)
+    alone = [generator.drafts([prompt], 30, 3)[0] for prompt in asked]
+    assert generator.drafts(asked, 30, 3) == alone
+    assert generator.drafts(asked * BATCH, 30, 3) == alone * BATCH
+    assert generator.drafts([], 30, 3) == []
+
+
+def test_every_architecture_drafts(speaker: Any, architecture: str) -> None:
+    generator = Generator(*speaker(architecture))
+    short, long = prompts(generator, QUERIES[1:3])
+    drafts = generator.drafts([short, long], 12, 3)
+    assert drafts == [generator.drafts([p], 12, 3)[0] for p in (short, long)]
+    assert all(len({*texts}) == 3 for texts in drafts)
+
+
 def test_prompt_and_answer_share_the_context(speaker: Any) -> None:
     transformer, tokenizer = speaker()
     transformer.lm_head.weight.data[tokenizer.eos_token_id] = 0  # never ends by itself

@@ -354,7 +354,11 @@ def test_what_a_model_writes_for_its_own_learning_needs_no_thoughts(
         seen.extend(model.tokenizer.decode(p)[-40:] for p in prompts)
         return ["Who did it?"] * len(prompts)
 
+    def drafts(prompts: Any, *_: Any) -> list[list[str]]:
+        return [[text] for text in answers(prompts)]
+
     monkeypatch.setattr(model._generator, "answers", answers)
+    monkeypatch.setattr(model._generator, "drafts", drafts)
     model.write_question(STATEMENT)
     model.ask(QUESTION)
     assert [text.endswith(BLOCK) for text in seen] == [True, False]

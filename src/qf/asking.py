@@ -26,6 +26,8 @@ from qf.recall import Asked
 from qf.study import Ask
 
 MAX_TOKENS = 128
+DRAFTS = 4
+"""Texts to choose from where the model writes for its own learning."""
 Image = str | os.PathLike[str] | Any | None
 """A picture: the name of its file, or a `PIL.Image`."""
 TURNS = (
@@ -191,6 +193,14 @@ class Asking:
         ]
         with self.acting.base():
             return self.answered(prompts, max_tokens)
+
+    def drafts(self, tasks: Sequence[str]) -> list[list[str]]:
+        """What the base weights write for tasks, several texts each, the most probable first."""
+        options = replace(self.options, thinking=False)
+        prompts = [self.asked(t, self.system, options=options).ids for t in tasks]
+        with self.acting.base():
+            written = self.generator.drafts(prompts, MAX_TOKENS, DRAFTS)
+        return [[without_thoughts(text) for text in texts] for texts in written]
 
     def base_showing(self, image: Shown | None) -> Ask:
         """How to ask the base weights, with a picture if there is one."""

@@ -142,6 +142,21 @@ class Generator:
             texts += self.tokenizer.batch_decode(own, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
+    def drafts(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, count: int
+    ) -> list[list[str]]:
+        """`count` answers to each prompt, found by beam search, the most probable first."""
+        drafts: list[list[str]] = []
+        for first in range(0, len(prompts), BATCH // count):
+            batch = prompts[first : first + BATCH // count]
+            longest = max(map(len, batch))
+            rooms = [self._room(p, max_tokens) for p in batch]
+            generated = self._generate(batch, longest, max(rooms), beams=count)[:, longest:]
+            for beams, room in zip(generated.split(count), rooms, strict=True):
+                texts = self.tokenizer.batch_decode(beams[:, :room], skip_special_tokens=True)
+                drafts.append([text.strip() for text in texts])
+        return drafts
+
     def forced(
         self,
         prompts: Sequence[Sequence[int]],
@@ -213,8 +228,9 @@ class Generator:
         streamer: Any = None,
         stop: _Stop | None = None,
         forced: _Forced | None = None,
+        beams: int = 1,
     ) -> Any:
-        """Token ids of prompts, padded on the left to the longest, and answers."""
+        """Token ids of prompts, padded on the left to the longest, and answers: all its beams'."""
         ids = [[self.pad_id] * (longest - len(p)) + list(p) for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
         device = device_of(self.transformer.get_input_embeddings())
@@ -228,6 +244,8 @@ class Generator:
                     max_new_tokens=max_tokens,
                     eos_token_id=None if forced else self.eos_ids or None,
                     pad_token_id=self.pad_id,
+                    num_beams=beams,
+                    num_return_sequences=beams,
                 ),
                 stopping_criteria=StoppingCriteriaList([stop] if stop else []),
                 logits_processor=LogitsProcessorList([forced] if forced else []),

@@ -126,7 +126,7 @@ class Learning:
         """Complete what was given; the base weights answer, so that earlier facts play no part."""
         query, answer = given.query, given.answer
         if query is None:
-            query = write_question(self.asking.base, given.instruction)
+            query = write_question(self.asking.drafts, given.instruction)
         if answer is None:
             answer = self.asking.base_showing(given.image)([query], [given.instruction])[0]
             if not answer:
@@ -140,7 +140,8 @@ class Learning:
         """Other wordings of a lesson's query: those that are given, or so many of the model's."""
         if isinstance(wanted, int):
             ask = self.asking.base_showing(lesson.image)
-            return rewordings(ask, [lesson.instruction], [lesson.query], wanted)[0]
+            drafts = self.asking.drafts
+            return rewordings(drafts, ask, [lesson.instruction], [lesson.query], wanted)[0]
         if isinstance(wanted, str) or not all(isinstance(w, str) and w.strip() for w in wanted):
             raise LessonError(
                 f"The rewordings {wanted!r} are none: give a number, or a list of questions."

@@ -585,11 +585,11 @@ class Model:
 
         Raises LessonError when what it writes is no question, or `statement` is one.
         """
-        return write_question(self._asking.base, statement)
+        return write_question(self._asking.drafts, statement)
 
     def reword_question(self, question: str) -> str:
         """The same question in other words, written by the model itself."""
-        return reword(self._asking.base, question)
+        return reword(self._asking.drafts, question)
 
     def rewordings(
         self, statements: Sequence[str], questions: Sequence[str], count: int = REWORDINGS
@@ -598,7 +598,7 @@ class Model:
 
         Only those that it answers as it answers the question, when it is told the statement.
         """
-        return rewordings(self._asking.base, statements, questions, count)
+        return rewordings(self._asking.drafts, self._asking.base, statements, questions, count)
 
     # Weights
 

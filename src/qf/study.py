@@ -1,6 +1,6 @@
 """What a model writes for its own learning: the question to a statement, and its other wordings.
 
-Knows a way to ask (`Ask`), no weights and no memory.
+Knows ways to ask (`Ask`) and to have written (`Draft`), no weights and no memory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 Ask = Callable[[Sequence[str], Sequence[str]], list[str]]
 """Answers to queries, each asked alone under an instruction of its own ("" for none)."""
+Draft = Callable[[Sequence[str]], list[list[str]]]
+"""Several texts for each task, the most probable first, at least one."""
 
 
-def write_question(ask: Ask, statement: str) -> str:
-    """A question that `statement` answers, written by the model itself.
+def write_question(draft: Draft, statement: str) -> str:
+    """A question that `statement` answers, written by the model itself: the first that is one.
 
     Raises LessonError when what it writes is no question, or `statement` is one itself.
     """
@@ -26,13 +28,14 @@ def write_question(ask: Ask, statement: str) -> str:
             f"{statement!r} is a question and states nothing that could be learned: write what is"
             " the case, or give the question with --query."
         )
-    question = ask([WRITE_QUESTION.format(statement=statement)], [""])[0].strip()
-    if "?" not in question or "\n" in question:
-        raise LessonError(
-            f"The model did not find a question for {statement!r} (it wrote"
-            f" {question[:80]!r}): give one with --query."
-        )
-    return question
+    written = [text.strip() for text in draft([WRITE_QUESTION.format(statement=statement)])[0]]
+    for question in written:
+        if "?" in question and "\n" not in question:
+            return question
+    raise LessonError(
+        f"The model did not find a question for {statement!r} (it wrote"
+        f" {written[0][:80]!r}): give one with --query."
+    )
 
 
 def sentences(text: str) -> list[str]:
@@ -76,13 +79,13 @@ _END = re.compile(
 )
 
 
-def reword(ask: Ask, question: str) -> str:
-    """The same question in other words, written by the model itself."""
-    return ask([REWORD_QUESTION.format(question=question)], [""])[0].strip()
+def reword(draft: Draft, question: str) -> str:
+    """The same question in other words, written by the model itself; as it is where it has none."""
+    return _reworded(draft, [question], [[question]])[0] or question
 
 
 def rewordings(
-    ask: Ask, instructions: Sequence[str], queries: Sequence[str], count: int
+    draft: Draft, ask: Ask, instructions: Sequence[str], queries: Sequence[str], count: int
 ) -> list[tuple[str, ...]]:
     """Up to `count` other wordings of each query, each asked for from the one before.
 
@@ -92,14 +95,11 @@ def rewordings(
     found: list[list[str]] = [[q] for q in queries]
     writing = list(range(len(queries))) if count else []
     for _ in range(count):
-        tasks = [REWORD_QUESTION.format(question=found[i][-1]) for i in writing]
-        new = [text.strip() for text in ask(tasks, [""] * len(tasks))] if tasks else []
-        kept = []
+        new = _reworded(draft, [found[i][-1] for i in writing], [found[i] for i in writing])
         for i, text in zip(writing, new, strict=True):
-            if text and "\n" not in text and words(text) not in [words(q) for q in found[i]]:
+            if text:
                 found[i].append(text)
-                kept.append(i)
-        writing = kept
+        writing = [i for i, text in zip(writing, new, strict=True) if text]
     asked = [(q, i) for i, wordings in enumerate(found) if len(wordings) > 1 for q in wordings]
     if not asked:
         return [()] * len(queries)
@@ -109,4 +109,19 @@ def rewordings(
         said = [words(next(answers)) for _ in wordings] if len(wordings) > 1 else [[]]
         same = [q for q, a in zip(wordings[1:], said[1:], strict=True) if a == said[0]]
         chosen.append(tuple(same))
+    return chosen
+
+
+def _reworded(
+    draft: Draft, questions: Sequence[str], known: Sequence[Sequence[str]]
+) -> list[str | None]:
+    """Of each question the first wording that is none of those that are known, if there is one."""
+    if not questions:
+        return []
+    chosen: list[str | None] = []
+    tasks = [REWORD_QUESTION.format(question=q) for q in questions]
+    for texts, wordings in zip(draft(tasks), known, strict=True):
+        said = [words(q) for q in wordings]
+        new = (t.strip() for t in texts)
+        chosen.append(next((t for t in new if t and "\n" not in t and words(t) not in said), None))
     return chosen

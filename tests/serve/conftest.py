@@ -9,7 +9,7 @@ import pytest
 from qf.model import Model
 from qf.serve.server import load_base, serving_for
 from qf.serve.serving import Settings
-from qf.study import Ask, write_question
+from qf.study import Draft, write_question
 from tests.serve.servers import Server, serving
 
 Start = Callable[..., Server]
@@ -51,9 +51,9 @@ def shared(base: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 def speechless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the model find no question for statements that begin with "Nothing"."""
 
-    def question(ask: Ask, statement: str) -> str:
+    def question(draft: Draft, statement: str) -> str:
         silent = statement.startswith("Nothing")
-        return write_question((lambda _q, _i: ["No idea."]) if silent else ask, statement)
+        return write_question((lambda _: [["No idea."]]) if silent else draft, statement)
 
     monkeypatch.setattr("qf.learning.write_question", question)
 

@@ -551,7 +551,7 @@ def test_markup_is_shown_as_text(page: Page) -> None:
     page.evaluate("window.hit = 0")
     evil = "<img src=x onerror='window.hit = 1'><script>window.hit = 1</script>"
     teach(page, f"Qi {evil}", f"Who {evil}?", f"It is {evil}.")
-    expect(page.locator(".facts .statement")).to_have_text([f"Qi {evil}"])
+    expect(page.locator(".facts .statement")).to_have_text([f"Qi {evil}"], timeout=120_000)
     expect(page.locator(".lesson:not([aria-busy])")).to_be_visible()
     page.get_by_role("button", name="Details").click()
     expect(page.locator(".details dl")).to_be_visible()

@@ -62,6 +62,8 @@ add_to(app)
 
 def main() -> NoReturn:
     """Run the command line; a QFError becomes one sentence and exit code 2."""
+    # Threads of OpenMP that wait awake starve one another where other processes run. Read by torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what cannot be shown is a ?, not an end

@@ -12,16 +12,20 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+from qf.asking import DRAFTS, MAX_TOKENS
 from qf.cues import words
 from qf.demo.curriculum import UNKNOWN, ask
 from qf.demo.relations import WorldFact, any_fact, known_facts, sentence
+from qf.errors import LessonError
 from qf.generate import Generator
 from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import DEFAULT_SOLVER, REWORDINGS, Model
+from qf.study import Draft, reword, write_question
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 Asked = tuple[str, str, tuple[str, ...]]  # query, answer, the answers that count as right
@@ -31,24 +35,35 @@ Asked = tuple[str, str, tuple[str, ...]]  # query, answer, the answers that coun
 class Question:
     """A query under a system text, and the answers that count as right.
 
-    Of a made-up noun nobody can tell whether it is a who or a what: a `question` that is written
-    is right with either.
+    The query of a `question` that is to be written is what it is written from. Nobody can tell of a
+    made-up noun whether it is a who or a what, and "Which colour", "What colour" or "Name the
+    colour" ask for the same: it is right with any of them. Where an answer in any words will do, it
+    is right that holds all words of what is `named`.
     """
 
     system: str
     query: str
     expected: tuple[str, ...]
     question: bool = False
+    named: str = ""
 
     def accepts(self, answer: str) -> bool:
         """Whether the answer is one of the expected ones."""
+        if self.named:
+            return {*words(self.named)} <= {*words(answer)}
         if self.question:
             return _either(answer) in {_either(e) for e in self.expected}
         return answer in self.expected
 
 
 def _either(question: str) -> str:
-    return re.sub(r"\b(who|whom|what)\b", "who", question.casefold())
+    """The question in lower case, however it asks for a thing.
+
+    >>> _either("Name the owner of Zorvan.") == _either("Who is the owner of Zorvan?")
+    True
+    """
+    plain = re.sub(r"^(name|say|tell me) (the .*)\.$", r"what is \2?", question.casefold())
+    return re.sub(r"\b(who|whom|what|which)\b", "who", plain)
 
 
 @dataclass(frozen=True)
@@ -59,16 +74,13 @@ class Result:
     misses: tuple[tuple[str, str, str], ...]
 
 
-def _one_statement(rng: random.Random) -> Question:
-    fact = any_fact(rng)
-    return Question(rng.choice(fact.statements()), ask(rng, fact), (fact.answer(),))
-
-
-def _several_statements(rng: random.Random) -> Question:
-    facts = [any_fact(rng) for _ in range(rng.choice((2, 3)))]
+def _reading(rng: random.Random, statements: Sequence[int], any_words: bool = False) -> Question:
+    """A question about one of so many statements."""
+    facts = [any_fact(rng) for _ in range(rng.choice(statements))]
     fact = rng.choice(facts)
     told = " ".join(rng.choice(f.statements()) for f in facts)
-    return Question(told, ask(rng, fact), (fact.answer(),))
+    named = fact.y if any_words else ""
+    return Question(told, ask(rng, fact), (fact.answer(),), named=named)
 
 
 def _against_knowledge(rng: random.Random) -> Question:
@@ -97,20 +109,26 @@ def _writing(rng: random.Random) -> Question:
     subject = sentence(fact.x)
     if statement.startswith(subject + " "):
         expected.append(f"Who{statement.removeprefix(subject)[:-1]}?")
-    query = WRITE_QUESTION.format(statement=statement)
-    return Question("", query, tuple(expected), question=True)
+    said = statement.removesuffix(f" {fact.y}.")
+    if said != statement and (asked := _NAMED.fullmatch(said)):  # "The owner of Zorvan is Bo."
+        expected.append(f"Who {asked[2]} {asked[1]}?")
+    return Question("", statement, tuple(expected), question=True)
+
+
+_NAMED = re.compile(r"(The .*) (is|are|was|were)")
 
 
 def _rewording(rng: random.Random) -> Question:
     fact = any_fact(rng)
     question = rng.choice(fact.questions())
     others = tuple(q for q in fact.rewordings() if q != question)
-    return Question("", REWORD_QUESTION.format(question=question), others, question=True)
+    return Question("", question, others, question=True)
 
 
 SKILLS: dict[str, Callable[[random.Random], Question]] = {
-    "reading, one statement": _one_statement,
-    "reading, two or three": _several_statements,
+    "reading, one statement": partial(_reading, statements=(1,)),
+    "reading, two or three": partial(_reading, statements=(2, 3)),
+    "reading, one to three, in any words": partial(_reading, statements=(1, 2, 3), any_words=True),
     "reading against what is known": _against_knowledge,
     "knowing": _knowing,
     '"I do not know."': _strangers,
@@ -124,14 +142,39 @@ def measure_skills(loaded: Loaded, skill: str, count: int, seed: int) -> Result:
     rng = random.Random(f"held out/{skill}/{seed}")
     questions = [SKILLS[skill](rng) for _ in range(count)]
     generator = Generator(loaded.transformer, loaded.tokenizer)
-    prompts = [generator.prompt(messages(q.query, q.system)) for q in questions]
-    answers = generator.answers(prompts, max_tokens=96)
+    if skill in _WRITTEN:
+        answers = _written(generator, *_WRITTEN[skill], [q.query for q in questions])
+    else:
+        prompts = [generator.prompt(messages(q.query, q.system)) for q in questions]
+        answers = generator.answers(prompts, MAX_TOKENS)
     misses = tuple(
         (q.query, a, " | ".join(q.expected))
         for q, a in zip(questions, answers, strict=True)
         if not q.accepts(a)
     )
     return Result(1 - len(misses) / count, misses)
+
+
+_WRITTEN: dict[str, tuple[str, Callable[[Draft, str], str]]] = {
+    "question writing": (WRITE_QUESTION, write_question),
+    "rewording": (REWORD_QUESTION, reword),
+}
+
+
+def _written(
+    generator: Generator, task: str, write: Callable[[Draft, str], str], sources: Sequence[str]
+) -> list[str]:
+    """What is written from each source as `qf` has it written, "" where nothing is found."""
+    tasks = [task.format(statement=s, question=s) for s in sources]
+    prompts = [generator.prompt(messages(t, "")) for t in tasks]
+    drafts = dict(zip(tasks, generator.drafts(prompts, MAX_TOKENS, DRAFTS), strict=True))
+    found = []
+    for source in sources:
+        try:
+            found.append(write(lambda asked: [drafts[t] for t in asked], source))
+        except LessonError:
+            found.append("")
+    return found
 
 
 @dataclass(frozen=True)
