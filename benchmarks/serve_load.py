@@ -1,11 +1,13 @@
 """How `qf serve` bears load: tokens per second of 16 streams against one, first tokens, learns.
 
-    python benchmarks/serve_load.py [--rounds 5] [--seconds 4] [--soak MINUTES]
+    python benchmarks/serve_load.py [--rounds 5] [--seconds 4] [--soak MINUTES] [--facts N]
 
 Starts a server of the embedded model in a process of its own, on the loopback address and an empty
 memory. Rounds of one stream, of 16, and of 16 while facts are taught take turns, with the replies
 that the questions have, some ten tokens, and with replies of 128 tokens; medians over the rounds
 are printed. A soak goes on with 16 streams and learns, and prints the memory taken by the minute.
+With --facts, all that is measured is how long a server that was killed takes to start again, on an
+empty memory and on one of so many facts, in turns.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,10 @@ from pathlib import Path
 from statistics import median
 
 import httpx
+
+from qf.demo.measure import made_up_facts
+from qf.loading import load_pair
+from qf.model import Model
 
 STREAMS = 16
 LONG = 128  # tokens of a long reply
@@ -127,6 +134,34 @@ async def measured(url: str, streams: int, seconds: float, learning: bool, long:
     return seen
 
 
+def taught(memory: Path, count: int) -> None:
+    """Teach facts to a memory that no server has."""
+    with Model(load_pair(None), memory) as model:
+        for fact in made_up_facts(count, seed=1):
+            model.learn(fact.statement, fact.question, fact.answer, verify=False)
+
+
+def started(memory: Path) -> float:
+    """Seconds from the start of a server until it answers; it is killed then, by kill -9."""
+    began = time.perf_counter()
+    with server(memory) as (url, process):
+        httpx.get(f"{url}/health").raise_for_status()
+        seconds = time.perf_counter() - began
+        os.kill(process, signal.SIGKILL)
+    return seconds
+
+
+def show_starts(rounds: int, count: int) -> None:
+    """Print how long a killed server takes to start again, with facts and without."""
+    with tempfile.TemporaryDirectory() as scratch:
+        none, facts = Path(scratch) / "none", Path(scratch) / "facts"
+        taught(facts, count)
+        starts = [(started(none), started(facts)) for _ in range(rounds + 1)][1:]
+    show("start after kill -9, no facts (s)", median(a for a, _ in starts))
+    show(f"start after kill -9, {count} facts (s)", median(b for _, b in starts))
+    show("more with the facts, median of rounds (s)", median(b - a for a, b in starts))
+
+
 def p95(values: list[float]) -> float:
     return sorted(values)[min(len(values) - 1, int(0.95 * len(values)))]
 
@@ -149,7 +184,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
+    parser.add_argument("--facts", type=int, default=0, metavar="N", help="start with so many")
     given = parser.parse_args()
+    if given.facts:
+        show_starts(given.rounds, given.facts)
+        return
     with tempfile.TemporaryDirectory() as scratch, server(Path(scratch)) as (url, process):
 
         def run(

@@ -1,6 +1,5 @@
 """Requests made from the OpenAPI document: never a 500, always what the document says."""
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -53,11 +52,8 @@ def operations(server: Server) -> list[Any]:
     return [result.ok() for result in schema.get_all_operations()]
 
 
-def fuzz(server: Server, examples: int, until: float | None = None, least: int = 0) -> int:
-    """Send requests of each operation, half of them against the document; return how many.
-
-    After the time `until` no more are sent than it takes to have sent `least`.
-    """
+def fuzz(server: Server, examples: int) -> int:
+    """Send requests of each operation, half of them against the document; return how many."""
     sent = 0
     for operation in operations(server):
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
@@ -67,8 +63,6 @@ def fuzz(server: Server, examples: int, until: float | None = None, least: int =
             @given(cases)
             def send(case: Any) -> None:
                 nonlocal sent
-                if until is not None and sent >= least and time.monotonic() > until:
-                    return
                 response = case.call(base_url=server.url, timeout=300)
                 sent += 1
                 case.validate_response(response, checks=CHECKS)
@@ -91,8 +85,8 @@ def test_requests_made_from_the_document(fuzzed: Server) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(7200)
 def test_ten_thousand_requests_made_from_the_document(fuzzed: Server) -> None:
-    sent = fuzz(fuzzed, examples=420, until=time.monotonic() + 600, least=2001)
+    sent = fuzz(fuzzed, examples=420)
     print(f"{sent} requests")
-    assert sent > 2000
+    assert sent >= 10_000
