@@ -23,11 +23,9 @@ from qf.loading import Loaded
 from qf.memory import Fact
 from qf.picture import Picture
 from qf.recall import Asked
-from qf.study import Ask
+from qf.study import DRAFTS, Ask
 
 MAX_TOKENS = 128
-DRAFTS = 4
-"""Texts to choose from where the model writes for its own learning."""
 Image = str | os.PathLike[str] | Any | None
 """A picture: the name of its file, or a `PIL.Image`."""
 TURNS = (

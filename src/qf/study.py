@@ -16,6 +16,8 @@ Ask = Callable[[Sequence[str], Sequence[str]], list[str]]
 """Answers to queries, each asked alone under an instruction of its own ("" for none)."""
 Draft = Callable[[Sequence[str]], list[list[str]]]
 """Several texts for each task, the most probable first, at least one."""
+DRAFTS = 4
+"""So many of them: the first that is a question, or says something new, is taken."""
 
 
 def write_question(draft: Draft, statement: str) -> str:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from qf.demo.measure import Taught, _strangers, tells, unseen_facts
+from qf.demo.measure import SKILLS, Question, Taught, _strangers, tells, unseen_facts
 from qf.demo.relations import any_fact
 
 WHO = Taught(
@@ -35,6 +35,39 @@ def test_the_facts_by_hand_can_be_told_and_their_questions_do_not_tell() -> None
         assert len(fact.rewordings) == 2
         for question in (fact.question, *fact.rewordings):
             assert not tells(fact, question), fact
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("What is the colour of Zorvan?", True),
+        ("Which is the colour of Zorvan?", True),
+        ("Name the colour of Zorvan.", True),
+        ("Tell me the colour of Zorvan.", True),
+        ("Where is the colour of Zorvan?", False),
+        ("Name the colour of Zorva.", False),
+        ("Name Zorvan.", False),
+        ("", False),
+    ],
+)
+def test_a_question_is_right_however_it_asks_for_the_same(written: str, right: bool) -> None:
+    asked = Question("", "", ("What is the colour of Zorvan?",), question=True)
+    assert asked.accepts(written) is right
+
+
+def test_in_any_words_all_of_what_is_named_is_wanted() -> None:
+    who = Question("", "", ("Zorvan is led by Ada Quist.",), named="Ada Quist")
+    assert who.accepts("The head of Zorvan is ada quist") and not who.accepts("It is Ada.")
+    assert not Question("", "", who.expected).accepts("The head of Zorvan is Ada Quist.")
+
+
+def test_what_a_statement_names_may_be_asked_for_by_that_name() -> None:
+    rng = random.Random(3)
+    drawn = {q.query: q for q in (SKILLS["question writing"](rng) for _ in range(200))}
+    asked = drawn["The file format of the Xaemz file is V."]
+    assert asked.accepts("In what format is the Xaemz file saved?")
+    assert asked.accepts("What is the file format of the Xaemz file?")
+    assert not asked.accepts("What is the file format of the Xaemz?")
 
 
 def test_strangers_are_not_among_the_taught() -> None:

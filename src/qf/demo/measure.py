@@ -16,7 +16,6 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from qf.asking import DRAFTS, MAX_TOKENS
 from qf.cues import words
 from qf.demo.curriculum import UNKNOWN, ask
 from qf.demo.relations import WorldFact, any_fact, known_facts, sentence
@@ -24,8 +23,8 @@ from qf.errors import LessonError
 from qf.generate import Generator
 from qf.lesson import messages
 from qf.loading import Loaded
-from qf.model import DEFAULT_SOLVER, REWORDINGS, Model
-from qf.study import Draft, reword, write_question
+from qf.model import DEFAULT_SOLVER, MAX_TOKENS, REWORDINGS, Model
+from qf.study import DRAFTS, Draft, reword, write_question
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
 Asked = tuple[str, str, tuple[str, ...]]  # query, answer, the answers that count as right
