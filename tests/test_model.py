@@ -161,16 +161,21 @@ def test_the_question_is_the_models_own_where_none_is_given(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build()
-    asked = []
+    asked: list[object] = []
 
-    def written(queries: list[str], instructions: list[str]) -> list[str]:
+    def answered(queries: list[str], instructions: list[str]) -> list[str]:
         asked.extend(zip(queries, instructions, strict=True))
-        return ["JCF" if told else QUESTION for told in instructions]
+        return ["JCF"] * len(queries)
 
-    monkeypatch.setattr(model._asking, "base", written)
+    def drafts(tasks: list[str]) -> list[list[str]]:
+        asked.extend(tasks)
+        return [["No idea.", QUESTION]] * len(tasks)
+
+    monkeypatch.setattr(model._asking, "base", answered)
+    monkeypatch.setattr(model._asking, "drafts", drafts)
     assert model.learn(STATEMENT, rewordings=0).query == QUESTION
-    (task, none), (query, told) = asked
-    assert STATEMENT in task and none == "" and (query, told) == (QUESTION, STATEMENT)
+    task, reading = asked
+    assert STATEMENT in str(task) and reading == (QUESTION, STATEMENT)
 
 
 def test_no_question_and_no_answer_are_refused(
