@@ -7,7 +7,7 @@ memory. Rounds of one stream, of 16, and of 16 while facts are taught take turns
 that the questions have, some ten tokens, and with replies of 128 tokens; medians over the rounds
 are printed. A soak goes on with 16 streams and learns, and prints the memory taken by the minute.
 With --facts, all that is measured is how long a server that was killed takes to start again, on an
-empty memory and on one of so many facts, in turns.
+empty memory and on one of so many facts, and a process that loads the model and ends, in turns.
 """
 
 from __future__ import annotations
@@ -151,15 +151,25 @@ def started(memory: Path) -> float:
     return seconds
 
 
+def loaded() -> float:
+    """Seconds that a process takes which loads the model and ends."""
+    began = time.perf_counter()
+    program = "from qf.loading import load_pair; load_pair(None)"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
 def show_starts(rounds: int, count: int) -> None:
     """Print how long a killed server takes to start again, with facts and without."""
     with tempfile.TemporaryDirectory() as scratch:
         none, facts = Path(scratch) / "none", Path(scratch) / "facts"
         taught(facts, count)
-        starts = [(started(none), started(facts)) for _ in range(rounds + 1)][1:]
-    show("start after kill -9, no facts (s)", median(a for a, _ in starts))
-    show(f"start after kill -9, {count} facts (s)", median(b for _, b in starts))
-    show("more with the facts, median of rounds (s)", median(b - a for a, b in starts))
+        starts = [(loaded(), started(none), started(facts)) for _ in range(rounds + 1)][1:]
+    show("load the model (s)", median(model for model, _, _ in starts))
+    show("start after kill -9, no facts (s)", median(empty for _, empty, _ in starts))
+    show(f"start after kill -9, {count} facts (s)", median(full for _, _, full in starts))
+    more = median(full - model for model, _, full in starts)
+    show("more than to load the model, median of rounds (s)", more)
 
 
 def p95(values: list[float]) -> float:

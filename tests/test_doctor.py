@@ -69,6 +69,12 @@ def test_a_healthy_model_passes_every_step(speaker: Any, teach: Teach) -> None:
     assert set(PACKAGES) >= {"torch", "transformers", "peft", "accelerate"}
 
 
+def test_a_memory_that_is_not_there_takes_no_words_away(speaker: Any, qf_memory: Path) -> None:
+    report = examine(speaker())
+    assert "GiB of memory, " in found(report, "devices").text
+    assert found(report, "memory").text == "no facts in …/memory"
+
+
 def test_it_leaves_model_and_memory_as_they_are(
     speaker: Any, teach: Teach, qf_memory: Path
 ) -> None:

@@ -631,8 +631,9 @@ def test_load_takes_a_pair_and_the_memory_of_the_environment(speaker: Any, qf_me
 
 
 def test_each_model_has_a_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = {default_memory(name) for name in ("embedded", "Qwen/Qwen2.5-1.5B", "/models/x")}
-    assert len(places) == 3 and len({place.parent for place in places}) == 1
+    named = ("embedded", "Qwen/Qwen2.5-1.5B", "/models/x", ".", "..")
+    places = {default_memory(name) for name in named}
+    assert len(places) == 5 and len({place.parent for place in places}) == 1
     assert all(re.fullmatch(r"[\w.-]+", place.name) for place in places)
 
 

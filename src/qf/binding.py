@@ -44,7 +44,8 @@ def default_memory(name: str) -> Path:
     """The directory of a model's facts when none is named: one per model name."""
     from platformdirs import user_data_path
 
-    return user_data_path("qf") / "memory" / re.sub(r"[^\w.-]+", "--", name).strip("-")
+    own = name if name.strip("./\\~") else str(Path(name).expanduser().resolve())  # ".", "../.."
+    return user_data_path("qf") / "memory" / re.sub(r"[^\w.-]+", "--", own).strip("-")
 
 
 def usual_layer(memory: Path, count: int) -> int:

@@ -155,7 +155,7 @@ class _Patient:
 
     def public(self, finding: Finding) -> Finding:
         """The finding with its paths cut short."""
-        memories, models = self._memories(), [m for m in self._models() if looks_local(m)]
+        memories, models = self._memories(), [m for m in self._models() if m and looks_local(m)]
         paths = [*memories, *models, *(m.directory for m in self._loaded)]
         template = str(self.loading.get("template") or "")
         if "{" not in template:  # else it is the template itself
@@ -163,7 +163,8 @@ class _Patient:
 
         def shown(text: str) -> str:
             for model in models:  # a memory that nobody named is called by its model's whole path
-                text = text.replace(default_memory(model).name, Path(model).name)
+                name = Path(model).name or Path(model).resolve().name
+                text = text.replace(default_memory(model).name, name)
             return public(text, [p for p in paths if p])
 
         return replace(finding, text=shown(finding.text), remedy=shown(finding.remedy))
