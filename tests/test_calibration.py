@@ -11,7 +11,7 @@ KEY = key_of("model", None, ["Who?"])
 
 
 def traffic():
-    return traffic_of(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
+    return traffic_of(torch.randn(300, 100, generator=torch.Generator().manual_seed(0)))
 
 
 def test_it_comes_back_as_it_was(tmp_path: Path):

@@ -16,7 +16,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from qf.method.calibrate import Traffic
+from qf.method.calibrate import Traffic, packed, unpacked
 from qf.method.gate import Gate
 
 BROUGHT = "qf_calibration.safetensors"
@@ -44,7 +44,9 @@ def read(file: Path, key: str | None = None) -> tuple[str, Traffic] | None:
             found, floor = stored.metadata()["key"], float(stored.metadata()["floor"])
             if key is not None and found != key:
                 return None
-            V, moments = stored.get_tensor("directions").float(), stored.get_tensor("moments")
+            names = ("coarse", "steps", "directions")
+            V = unpacked(*(stored.get_tensor(name) for name in names))
+            moments = stored.get_tensor("moments")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return found, Traffic(V, moments, floor)
@@ -52,7 +54,8 @@ def read(file: Path, key: str | None = None) -> tuple[str, Traffic] | None:
 
 def write(file: Path, key: str, traffic: Traffic) -> None:
     """Write a calibration, all or nothing."""
-    tensors = {"directions": traffic.directions.half(), "moments": traffic.moments}
+    coarse, steps, fine = packed(traffic.directions)
+    tensors = {"coarse": coarse, "steps": steps, "directions": fine, "moments": traffic.moments}
     _write(file, tensors, {"key": key, "floor": repr(traffic.floor)})
 
 

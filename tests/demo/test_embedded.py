@@ -13,7 +13,7 @@ import torch
 from qf.calibrator import Calibrator
 from qf.cli import main
 from qf.demo import table
-from qf.demo.curriculum import questions
+from qf.demo.curriculum import ORDINARY, questions
 from qf.demo.measure import (
     SKILLS,
     made_up_facts,
@@ -117,9 +117,9 @@ def test_the_calibrations_that_it_brings_are_its_own(
             patched.setattr(Calibrator, "measure_traffic", not_measured)
             patched.setattr(Calibrator, "measure_gate", not_measured)
             brought, gate = model._calibrator.traffic(), model.gate
-        made = model.calibrate(questions(800, seed=0))
+        made = model.calibrate(questions(ORDINARY, seed=0))
         again = model.gate
-    assert brought is not None and len(made.moments) == len(brought.moments) == 256
+    assert brought is not None and len(made.moments) == len(brought.moments) == 1200
     x = torch.randn(20, 1536, generator=torch.Generator().manual_seed(0))
     assert (made.whiten(x) - brought.whiten(x)).norm() / brought.whiten(x).norm() < 0.02
     assert gate is not again and gate.layer == again.layer

@@ -40,6 +40,27 @@ def test_whitening_is_that_of_the_whole_second_moment(m):
     assert (traffic.whiten(x) - expected).norm() / expected.norm() < 1e-4
 
 
+def test_directions_in_8_bits_whiten_nearly_as_well():
+    D = calibrate.FINE + 200
+    u = ordinary(1000, D)
+    traffic = traffic_of(u, 0.1)
+    assert traffic.directions.shape == (D, D)
+    x = normal(50, D, seed=3).double()
+    size, expected = (
+        y.square().sum(1) for y in (traffic.whiten(x), x @ reference(u, traffic.floor))
+    )
+    assert torch.allclose(size, expected, rtol=0.02)
+
+
+def test_packed_directions_pack_the_same_again():
+    V = torch.linalg.qr(normal(150, 150))[0]
+    kept = calibrate.packed(V)
+    again = calibrate.packed(calibrate.unpacked(*kept))
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+    assert kept[0].shape == (150, 150 - calibrate.FINE) and kept[0].abs().max() == 127
+    assert (calibrate.unpacked(*kept) - V).abs().max() < 0.002
+
+
 def test_what_is_cut_off_goes_into_the_floor(monkeypatch):
     u = ordinary()
     monkeypatch.setattr(calibrate, "RANK", 5)

@@ -16,7 +16,7 @@ from qf.demo.relations import KNOWN, Relation, WorldFact, any_fact, any_relation
 from qf.demo.worded import everyday
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 
-ORDINARY = 800
+ORDINARY = 2400
 """Questions that show what the exported model's learning must not disturb."""
 UNKNOWN = "I do not know."
 NOTED = "I will remember that."
