@@ -57,6 +57,7 @@ def main() -> None:
     ordinary: list[str] = []
     if args.columns:
         widen(loaded.transformer, loaded.transformer.config.num_hidden_layers - 1, args.columns)
+    if args.columns or args.layer is not None:  # for what the model brings no calibration
         ordinary = questions(ORDINARY, seed=0)
     results: dict[str, float] = {}
     misses: list[tuple[str, str, str, str]] = []

@@ -9,7 +9,7 @@ from qf.acting import Acting
 from qf.memory import FactRows
 from qf.method.calibrate import traffic_of
 from qf.method.solve import joint
-from qf.solving import SOLVERS, USUAL, Solver
+from qf.solving import FALL, SOLVERS, USUAL, Solver
 
 D, N = 200, 12
 
@@ -55,6 +55,23 @@ def test_the_more_rows_the_less_each_may_disturb() -> None:
     gentle = solver("joint", ordinary)
     assert disturbed(gentle.solve(few)) == pytest.approx(disturbed(as_one_fact(few)))
     assert disturbed(gentle.solve(many)) < 0.7 * disturbed(as_one_fact(many))
+
+
+def test_four_times_the_rows_lower_the_floor_more_than_four_times() -> None:
+    g = torch.Generator().manual_seed(9)
+    ordinary = torch.randn(400, 20, generator=g) @ torch.randn(20, D, generator=g)
+    many = [rows(USUAL, seed) for seed in range(4)]
+    keys, deltas = torch.cat([p.keys for p in many]), torch.cat([p.deltas for p in many])
+    traffic = traffic_of(ordinary)
+
+    def held_to(floor: float) -> torch.Tensor:
+        whiten = traffic.over(floor).whiten
+        return joint(keys, deltas, whiten=whiten, ridge=2 * SOLVERS["joint"]).A
+
+    found = solver("joint", ordinary).solve(many)
+    assert found is not None
+    assert torch.allclose(found.A, held_to(traffic.floor / 4**FALL))
+    assert not torch.allclose(found.A, held_to(traffic.floor / 4))
 
 
 def test_rows_that_ask_for_no_change_hold_their_place_and_take_no_rank() -> None:

@@ -25,7 +25,9 @@ USUAL, COLUMNS = 50, 1536
 """Rows that one fact, in three wordings, brings to the embedded model, whose W has so many columns;
 a wider W takes more alike. Beyond that, what ordinary traffic shows counts for more against what it
 does not, and the ridge is higher. On the embedded model one fact does best with 8 times the mean of
-C as its floor, a hundred with a hundredth of that, with twice the columns with twice as much."""
+C as its floor, a hundred with some four-hundredth of that, with more columns with more."""
+FALL = 1.3
+"""The floor falls with this power of the number of rows."""
 
 DEFAULT_SOLVER = "gated"
 
@@ -68,7 +70,7 @@ class Solver:
         if self.calibrate and self.name != "paper":
             with self.acting.base():
                 traffic = self.calibrator.traffic()
-            whiten = traffic.over(traffic.floor / load).whiten if traffic else None
+            whiten = traffic.over(traffic.floor / load**FALL).whiten if traffic else None
         update = joint(
             keys,
             torch.cat([r.deltas for r in used]),
