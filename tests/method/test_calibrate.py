@@ -40,7 +40,8 @@ def test_whitening_is_that_of_the_whole_second_moment(m):
     assert (traffic.whiten(x) - expected).norm() / expected.norm() < 1e-4
 
 
-def test_directions_in_8_bits_whiten_nearly_as_well():
+def test_directions_in_8_bits_whiten_nearly_as_well(monkeypatch):
+    monkeypatch.setattr(calibrate, "BLOCK", 70)
     D = calibrate.FINE + 200
     u = ordinary(1000, D)
     traffic = traffic_of(u, 0.1)
