@@ -44,9 +44,10 @@ def read(file: Path, key: str | None = None) -> tuple[str, Traffic] | None:
             found, floor = stored.metadata()["key"], float(stored.metadata()["floor"])
             if key is not None and found != key:
                 return None
-            names = ("coarse", "steps", "directions")
-            V = unpacked(*(stored.get_tensor(name) for name in names))
-            moments = stored.get_tensor("moments")
+            fine, moments = stored.get_tensor("directions"), stored.get_tensor("moments")
+            V = fine.float()
+            if "coarse" in stored.keys():  # noqa: SIM118 - a file is no dictionary
+                V = unpacked(stored.get_tensor("coarse"), stored.get_tensor("steps"), fine)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     return found, Traffic(V, moments, floor)

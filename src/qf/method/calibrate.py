@@ -90,7 +90,8 @@ def packed(V: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> [x.dtype for x in packed(torch.eye(100))]
     [torch.int8, torch.bfloat16, torch.float16]
     """
-    coarse, fine = V[:, : max(0, V.shape[1] - FINE)], V[:, max(0, V.shape[1] - FINE) :]
+    kept = min(FINE, V.shape[1])
+    coarse, fine = V.split([V.shape[1] - kept, kept], 1)
     steps = (coarse.abs().amax(0) / 127).bfloat16()  # 127 of them are exact in float32
     return (coarse / steps.float()).round().to(torch.int8), steps, fine.half().contiguous()
 
