@@ -11,6 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.teachers import METHODS, UNTAUGHT, Method, Teacher, Teachers, missing
 from qf.demo.curriculum import UNKNOWN
@@ -144,7 +146,7 @@ def _one(bench: Bench, name: str, teachers: Teachers, minutes: float) -> Line:
     teacher = teachers.of(bench, name)
     try:
         with Peak(bench.device) as peak:
-            seconds, not_learned = taught(teacher, lessons, METHODS[name], 60 * minutes)
+            teaching = taught(teacher, lessons, METHODS[name], 60 * minutes)
         found = counts(bench.material, before, ask(teacher, bench.material, name))
     except TooLongError as error:
         return {"would_take": round(error.seconds, 1), "limit": 60 * minutes}
@@ -154,40 +156,61 @@ def _one(bench: Bench, name: str, teachers: Teachers, minutes: float) -> Line:
         return found
     n = len(bench.material.edits)
     return found | {
-        "seconds_per_fact": round(seconds, 6),
+        "seconds_per_fact": round(teaching.seconds, 6),
+        "steps_per_fact": round(teaching.steps, 2),
         "writing_per_fact": round(writing / n, 6),
         "mb_per_fact": None if peak.megabytes is None else round(peak.megabytes / n, 4),
-        "not_learned": not_learned,
+        "not_learned": teaching.not_learned,
     }
 
 
-def taught(
-    teacher: Teacher, lessons: Sequence[Told], method: Method, limit: float
-) -> tuple[float, int]:
-    """Teach; return the seconds per fact and how many facts could not be learned.
+class Teaching(NamedTuple):
+    """Seconds per fact, how many facts could not be learned, and steps of descent per fact."""
 
-    One by one, it is the median over the facts, so that a moment in which the machine was busy
-    does not count. Raises TooLongError as soon as all is bound to take more than `limit` seconds.
+    seconds: float
+    not_learned: int
+    steps: float
+
+
+def taught(teacher: Teacher, lessons: Sequence[Told], method: Method, limit: float) -> Teaching:
+    """Teach, and tell what it took.
+
+    One by one, the seconds are the median over the facts, so that a moment in which the machine
+    was busy does not count. Raises TooLongError as soon as all is bound to take more than `limit`
+    seconds.
     """
     if not lessons:
-        return 0.0, 0
+        return Teaching(0.0, 0, 0.0)
     if method.together:
         if 0 < method.trial < len(lessons):
             trial = _seconds(lambda: teacher.teach(lessons[: method.trial]))[0]
             teacher.undo()
             _bound(trial / method.trial * len(lessons), limit)
             teacher.begin()
-        seconds, failed = _seconds(lambda: teacher.teach(lessons))
-        return seconds / len(lessons), failed
+        with steps_counted() as steps:
+            seconds, failed = _seconds(lambda: teacher.teach(lessons))
+        return Teaching(seconds / len(lessons), failed, len(steps) / len(lessons))
     each, not_learned = [], 0
-    for number, lesson in enumerate(lessons, 1):
-        seconds, failed = _seconds(partial(teacher.teach, [lesson]))
-        each.append(seconds)
-        not_learned += failed
-        if number >= FIRST:  # the latest facts tell: with some methods each takes longer
-            left = statistics.median(each[-10:]) * (len(lessons) - number)
-            _bound(sum(each) + left, limit)
-    return statistics.median(each), not_learned
+    with steps_counted() as steps:
+        for number, lesson in enumerate(lessons, 1):
+            seconds, failed = _seconds(partial(teacher.teach, [lesson]))
+            each.append(seconds)
+            not_learned += failed
+            if number >= FIRST:  # the latest facts tell: with some methods each takes longer
+                left = statistics.median(each[-10:]) * (len(lessons) - number)
+                _bound(sum(each) + left, limit)
+    return Teaching(statistics.median(each), not_learned, len(steps) / len(lessons))
+
+
+@contextmanager
+def steps_counted() -> Iterator[list[None]]:
+    """A list that grows by one with each step of any optimizer."""
+    steps: list[None] = []
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(None))
+    try:
+        yield steps
+    finally:
+        hook.remove()
 
 
 def _seconds(work: Callable[[], int]) -> tuple[float, int]:

@@ -31,13 +31,14 @@ SHARES = {
     "elsewhere": "under another prompt",
 }
 SCORED = "same", "other", "known", "strangers"
-COSTS = "seconds_per_fact", "writing_per_fact", "mb_per_fact"
+COSTS = "seconds_per_fact", "steps_per_fact", "writing_per_fact", "mb_per_fact"
 PANELS = {
     "efficacy": {"same": "same words, % right", "other": "other words, % right"},
     "locality": {"known": "known before, % still right", "strangers": "strangers, % still unknown"},
     "seconds": {"seconds_per_fact": "seconds per fact"},
 }
 HALF = 50.0  # percent of facts answered in the same words from which a method is compared
+QUICKER = 20.0  # so many times as quick as the methods with a gradient, or it is told why not
 SHOWN = 0.05  # differences of fewer points are not told: they do not show in the tables
 HOUR, MINUTE = 3600.0, 60.0
 
@@ -292,6 +293,7 @@ def sentences(found: Results) -> list[str]:
 def limits(found: Results) -> list[str]:
     """What the figures say against us."""
     said = [s for n in found.facts for s in (_missed(found, n), _behind(found, n))]
+    said += [_not_so_quick(found, m) for m in found.methods()]
     said += [_course(found, m) for m in found.methods() if m in QF]
     return [s for s in said if s] or ["These figures tell nothing that it cannot do."]
 
@@ -412,6 +414,23 @@ def _speed(found: Results) -> str:
             n, ratio = ratios[-1]
             told.append(f"`{m}` {number(ratio, 2)} ({count(n)})")
     return f"Seconds per fact, those of `{OURS}` being 1: {listed(told)}." if told else ""
+
+
+def _not_so_quick(found: Results, method: str) -> str:
+    """Why a method with a gradient takes fewer than QUICKER times as long as ours."""
+    for n in reversed(found.facts):
+        cell = found.cells.get((n, method), Cell({}))
+        steps, ratio = cell["steps_per_fact"], cell.values and _times(found, n, method)
+        if steps and ratio and method in found.methods(n):
+            if ratio >= QUICKER:
+                return ""
+            return (
+                f"`{OURS}` is {number(ratio)} times as quick as `{method}` with {count(n)}, not"
+                f" {QUICKER:g} times: `{method}` finds what to store in {number(steps)} steps of"
+                f" gradient descent per fact, and one takes {number(ratio / steps, 2)} times as"
+                f" long as `{OURS}` takes for a fact."
+            )
+    return ""
 
 
 # Words and numbers

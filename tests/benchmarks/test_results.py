@@ -17,7 +17,7 @@ from benchmarks import measuring, results, teachers
 from benchmarks.baselines import grace, targets
 from benchmarks.baselines.finetune import FineTune
 from benchmarks.measuring import COMPARED, Asked, Plan, TooLongError, counts, measure, taught
-from benchmarks.report import Results, markdown, plots
+from benchmarks.report import Results, limits, markdown, plots
 from benchmarks.report import results as put_together
 from benchmarks.teachers import METHODS, Method
 from qf.errors import QFError
@@ -191,7 +191,7 @@ def test_one_by_one_the_median_counts_and_the_first_facts_tell(
     clocked: Callable[..., Clocked],
 ) -> None:
     lessons: list[Any] = list("abcde")
-    assert taught(clocked(1, 9, 2, 2, 2), lessons, Method(""), 16.0) == (2, 0)
+    assert taught(clocked(1, 9, 2, 2, 2), lessons, Method(""), 16.0) == (2, 0, 0)
     teacher = clocked(1, 2, 9, 1, 1)
     with pytest.raises(TooLongError) as error:
         taught(teacher, lessons, Method(""), 15.0)
@@ -202,11 +202,30 @@ def test_together_a_part_is_tried_first(clocked: Callable[..., Clocked]) -> None
     lessons: list[Any] = list("abcdef")
     together = Method("", together=True, trial=2)
     teacher = clocked(1, 2, 3, 3, 3, 3)
-    assert taught(teacher, lessons, together, 9.0) == (2.5, 0) and teacher.undone == 1
+    assert taught(teacher, lessons, together, 9.0) == (2.5, 0, 0) and teacher.undone == 1
     teacher = clocked(1, 2, 3, 3, 3, 3)
     with pytest.raises(TooLongError) as error:
         taught(teacher, lessons, together, 8.0)
     assert error.value.seconds == 9 and teacher.undone == 1
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_steps_of_descent_are_counted_without_those_of_the_trial(together: bool) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+
+    class Stepping:
+        undo = begin = staticmethod(lambda: None)
+
+        def teach(self, lessons: Sequence[int]) -> int:
+            for _ in range(sum(lessons)):
+                optimizer.step()
+            return 0
+
+    method = Method("", together=together, trial=2)
+    lessons: list[Any] = [7, 1, 4]
+    assert taught(Stepping(), lessons, method, 60.0).steps == 4  # type: ignore[arg-type]
+    optimizer.step()
+    assert taught(Stepping(), lessons, method, 60.0).steps == 4  # type: ignore[arg-type]
 
 
 # The journal
@@ -330,6 +349,15 @@ def test_parts_are_put_together_by_what_was_asked(given: Results) -> None:
     assert (cell["same"], cell["other"], cell["known"]) == (50.0, 75.0, 80.0)
     assert cell["seconds_per_fact"] == pytest.approx(0.2)
     assert given.cells[100, "grace"].why_not.startswith("it would take 1.5 hours")
+
+
+def test_it_tells_why_it_is_not_twenty_times_as_quick(given: Results) -> None:
+    (said,) = [s for s in limits(given) if "times as quick" in s]
+    assert said == (
+        "`gated` is 10.0 times as quick as `grace` with 1 fact, not 20 times: `grace` finds what to"
+        " store in 4.0 steps of gradient descent per fact, and one takes 2.50 times as long as"
+        " `gated` takes for a fact."
+    )
 
 
 def test_a_plot_has_a_line_for_each_method_and_number(given: Results) -> None:
