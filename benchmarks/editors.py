@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks is no
 from benchmarks.baselines import Taught, method
 from benchmarks.baselines.descent import output_of, states
 from benchmarks.baselines.targets import Editor
-from qf.evaluate import run
+from qf.evaluate.material import GENERATED, Beside, Material, prepare
 from qf.evaluate.metrics import contains, exact
 from qf.loading import load_pair
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     depth, kind = loaded.transformer.config.get_text_config().num_hidden_layers, method(args.method)
     layer = options.pop("layer", kind.own_layer(depth, depth - 1))
     editor = kind(loaded, layer, max_tokens=40, **options)
-    trial = Trial(editor, run.prepare(run.GENERATED, max(*args.facts, SINGLES), args.seed))
+    trial = Trial(editor, prepare(GENERATED, max(*args.facts, SINGLES), args.seed))
     print(f"Without an edit: exact {trial.untaught:.0f}. Layer {layer} of 0 to {depth - 1}.")
     for count in args.facts:
         started = time.perf_counter()
@@ -68,7 +68,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 class Trial:
     """Facts, what is asked beside them, and what the model said before."""
 
-    def __init__(self, editor: Editor, material: run.Material) -> None:
+    def __init__(self, editor: Editor, material: Material) -> None:
         self.editor, self.edits = editor, material.edits
         self.facts = [Taught(e.instruction, e.query, e.target, e.subject) for e in self.edits]
         self.before = editor.ask_many([f.query for f in self.facts])
@@ -93,7 +93,7 @@ class Trial:
             self.editor.undo()
         return [_percent(right) for right in found]
 
-    def _look(self, group: Sequence[int], beside: Sequence[run.Beside]) -> list[list[bool]]:
+    def _look(self, group: Sequence[int], beside: Sequence[Beside]) -> list[list[bool]]:
         facts = [self.facts[i] for i in group]
         new = self.editor.probabilities([(f.query, f.answer) for f in facts])
         old = self.editor.probabilities([(self.facts[i].query, self.before[i]) for i in group])

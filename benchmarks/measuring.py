@@ -25,9 +25,11 @@ from benchmarks.teachers import METHODS, UNTAUGHT, Method, Teacher, Teachers, mi
 from qf.demo.curriculum import UNKNOWN
 from qf.demo.measure import EARLIER, ELSEWHERE
 from qf.errors import QFError
-from qf.evaluate import run
+from qf.evaluate.journal import Journal
+from qf.evaluate.material import GENERATED, Material, fitting, prepare
 from qf.evaluate.metrics import contains, exact
-from qf.evaluate.run import Bench, Journal, Material, Peak, Settings, Told
+from qf.evaluate.peak import Peak
+from qf.evaluate.run import Bench, Settings, Told, versions, weights_digest
 from qf.loading import Loaded
 from qf.model import MAX_TOKENS
 
@@ -88,7 +90,7 @@ def measure(
 
     Raises QFError: a journal of other settings, or a method that left the model changed.
     """
-    first = Bench(loaded, run.prepare(run.GENERATED, 1, plan.seed), plan.settings, say)
+    first = Bench(loaded, prepare(GENERATED, 1, plan.seed), plan.settings, say)
     journal.begin(_header(first, plan))
     teachers = Teachers()
     for facts in plan.facts:
@@ -97,11 +99,11 @@ def measure(
             if not wanted:
                 continue
             # With room for the longest surroundings in which it is asked.
-            bench = Bench(loaded, run.fitting(loaded, material, ELSEWHERE), plan.settings, say)
+            bench = Bench(loaded, fitting(loaded, material, ELSEWHERE), plan.settings, say)
             for name in wanted:
                 say(f"{facts} facts, part {part + 1}, {name} ...")
                 found = _one(bench, name, teachers, plan.minutes)
-                if run.weights_digest(loaded) != first.model_digest:
+                if weights_digest(loaded) != first.model_digest:
                     raise QFError(
                         f"The method {name!r} left the model changed: nothing after it would be"
                         " of this model; mend its undo."
@@ -112,9 +114,9 @@ def measure(
 def _parts(facts: int, plan: Plan) -> Iterator[tuple[int, Material]]:
     """The memories of so many facts; single facts share the questions beside them."""
     if facts > 1:
-        yield 0, run.prepare(run.GENERATED, facts, plan.seed)
+        yield 0, prepare(GENERATED, facts, plan.seed)
         return
-    whole = run.prepare(run.GENERATED, plan.singles, plan.seed)
+    whole = prepare(GENERATED, plan.singles, plan.seed)
     for part, edit in enumerate(whole.edits):
         beside = tuple(
             replace(b, statement=edit.instruction) for b in whole.beside[part :: plan.singles]
@@ -308,7 +310,7 @@ def share(right: Sequence[bool]) -> Share:
 
 def _header(bench: Bench, plan: Plan) -> Line:
     return {
-        "data_digest": run.prepare(run.GENERATED, 10, plan.seed).digest,
+        "data_digest": prepare(GENERATED, 10, plan.seed).digest,
         "seed": plan.seed,
         "singles": plan.singles,
         "given": list(plan.given),
@@ -319,7 +321,7 @@ def _header(bench: Bench, plan: Plan) -> Line:
         "max_tokens": MAX_TOKENS,
         "threads": torch.get_num_threads(),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "device": bench.device.type},
-        "versions": run.versions(),
+        "versions": versions(),
     }
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qf.evaluate.run import prepare
+from qf.evaluate.material import prepare
 from qf.loading import DTYPES, load_pair
 from qf.method.solve import Update
 from qf.model import Model, says

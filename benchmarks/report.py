@@ -252,7 +252,7 @@ def _how(found: Results) -> list[str]:
         f"- **Versions**: {names}.",
         f"- **Model**: {header['model']}, sha256 {header['model_digest'][:16]}…; qf teaches layer"
         f" {header['layer']}.",
-        f'- **Facts**: the generator\'s, `qf.evaluate.run.prepare("generated", n,'
+        f'- **Facts**: the generator\'s, `qf.evaluate.material.prepare("generated", n,'
         f" {header['seed']})`, under a seed that training did not use.",
         "- **Answers**: greedy, through the chat template. The untouched model reads the statement"
         " and gives the answer to learn, or the fact's own where that is wrong; every method is"

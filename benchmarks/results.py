@@ -25,7 +25,8 @@ from benchmarks.measuring import COMPARED, Plan, measure
 from benchmarks.report import markdown, plots, results
 from benchmarks.teachers import METHODS
 from qf.errors import QFError
-from qf.evaluate.run import Journal, Settings
+from qf.evaluate.journal import Journal
+from qf.evaluate.run import Settings
 from qf.loading import load_pair
 
 

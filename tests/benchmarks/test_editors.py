@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import editors
 from benchmarks.baselines import targets
-from qf.evaluate import run
+from qf.evaluate import material
 
 ORDINARY = ["Who are you?", "What is the capital of France?", "Where is Paris?"]
 
@@ -16,7 +16,7 @@ ORDINARY = ["Who are you?", "What is the capital of France?", "Where is Paris?"]
 @pytest.fixture
 def model(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(targets, "everyday", lambda: ORDINARY)
-    monkeypatch.setattr(run, "AROUND", 12)
+    monkeypatch.setattr(material, "AROUND", 12)
     monkeypatch.setattr(editors, "SINGLES", 2)
     for part in speaker(max_position_embeddings=2048):
         part.save_pretrained(tmp_path / "model")

@@ -21,9 +21,11 @@ from benchmarks.report import Results, limits, markdown, plots
 from benchmarks.report import results as put_together
 from benchmarks.teachers import METHODS, Method
 from qf.errors import QFError
-from qf.evaluate import run
+from qf.evaluate import material
 from qf.evaluate.datasets import Edit
-from qf.evaluate.run import Bench, Beside, Journal, Material, Settings
+from qf.evaluate.journal import Journal
+from qf.evaluate.material import GENERATED, Beside, Material, prepare
+from qf.evaluate.run import Bench, Settings
 from qf.loading import Loaded
 from qf.paraphrases import paraphrases
 
@@ -35,7 +37,7 @@ QUICK = Plan([2], ["none", "paper", "finetune"], singles=2, settings=Settings(la
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few questions and few steps."""
-    monkeypatch.setattr(run, "AROUND", 6)
+    monkeypatch.setattr(material, "AROUND", 6)
     monkeypatch.setattr(qf.calibrator, "paraphrases", lambda _: paraphrases(6))
     monkeypatch.setattr(qf.calibrator, "everyday", lambda _: ORDINARY)
     monkeypatch.setattr(targets, "everyday", lambda: ORDINARY)
@@ -108,7 +110,7 @@ def test_a_baseline_learns_every_wording_and_no_answer_but_ours(
 ) -> None:
     learned = []
     monkeypatch.setattr(FineTune, "teach", lambda _, facts: learned.append(list(facts)))
-    material = run.prepare(run.GENERATED, 2)
+    material = prepare(GENERATED, 2)
     bench = Bench(loaded, material, Settings(layer=3), lambda _: None)
     edit = material.edits[0]
     teachers.Teachers().of(bench, "finetune").teach([(edit, "SAID", ("Other?",))])

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import results
 from qf.cli import main
-from qf.evaluate import run
+from qf.evaluate import material
 from qf.evaluate.published import NAMES
 from tests.samples import calibrate_on_little
 
@@ -43,7 +43,7 @@ def here(speaker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         part.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("QF_MODEL", str(tmp_path / "model"))
     monkeypatch.setenv("QF_LAYER", "3")
-    monkeypatch.setattr(run, "AROUND", 4)
+    monkeypatch.setattr(material, "AROUND", 4)
     calibrate_on_little(monkeypatch)
     records = [counterfact(n, name) for n, name in enumerate(("Qi", "Paris"))]
     (tmp_path / "counterfact.json").write_text(json.dumps(records))

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from qf.evaluate import published, run
+from qf.evaluate import material, published
 from qf.evaluate.datasets import Edit
+from qf.evaluate.journal import Journal
+from qf.evaluate.material import prepare
 from qf.evaluate.published import NAMES, Heard, Said, Untaught, hear, scores
-from qf.evaluate.run import Settings, evaluate, prepare
+from qf.evaluate.run import Settings, evaluate
 from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import Model
@@ -150,7 +152,7 @@ def test_the_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_evaluation_tells_them(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "AROUND", 4)
+    monkeypatch.setattr(material, "AROUND", 4)
     found = evaluate(
         loaded, prepare("generated", 2), ("none", "prompt", "paper"), Settings(layer=3)
     )
@@ -193,7 +195,7 @@ def test_each_format_from_end_to_end(
         path = published_file(name)
     loaded = Loaded(tiny_model("qwen2", seed=4), tiny_tokenizer, "tiny")
     weights = {k: w.clone() for k, w in loaded.transformer.state_dict().items()}
-    journal = run.Journal(tmp_path / "out.jsonl")
+    journal = Journal(tmp_path / "out.jsonl")
     methods = ("none", "paper", "gated")
     found = evaluate(loaded, prepare(str(path), 1), methods, Settings(layer=3), journal)
     assert found.facts == 1 and [line["method"] for line in journal.lines] == [*methods]

@@ -5,7 +5,6 @@ open-book answer is what learning must give, by construction of the method.
 """
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +17,9 @@ import qf.calibrator
 from qf.errors import QFError
 from qf.evaluate import run
 from qf.evaluate.datasets import Edit
-from qf.evaluate.run import (
-    Answers,
-    Beside,
-    Journal,
-    Material,
-    Settings,
-    Teaching,
-    evaluate,
-    figures,
-    methods_of,
-    prepare,
-)
+from qf.evaluate.journal import Journal
+from qf.evaluate.material import UNFIT, Beside, Material
+from qf.evaluate.run import Answers, Settings, Teaching, evaluate, figures, methods_of
 from qf.loading import Loaded
 from qf.model import Model
 from qf.paraphrases import paraphrases
@@ -212,55 +202,12 @@ def test_a_fact_that_cannot_be_learned_is_counted(loaded: Loaded, material: Mate
 def test_what_does_not_fit_is_left_out_and_counted(loaded: Loaded, material: Material) -> None:
     long = replace(material.edits[0], rewordings=("Who? " * 300,))
     report = evaluate(loaded, replace(material, edits=(*material.edits, long)), ("none",), LAST)
-    assert (report.facts, report.skipped) == (3, {run.UNFIT: 1})
+    assert (report.facts, report.skipped) == (3, {UNFIT: 1})
     with pytest.raises(QFError, match=r"^None of the 1 facts fits .*512.*\.$"):
         evaluate(loaded, replace(material, edits=(long,)), ("none",), LAST)
 
 
-# What is taught
-
-
-def zsre(number: int, alt: str = "", query: str = "", loc: str = "") -> dict[str, Any]:
-    return {
-        "subject": f"S{number}",
-        "src": query or f"Who made S{number}?",
-        "rephrase": f"By whom was S{number} made?",
-        "alt": alt or f"T{number}",
-        "answers": ["Nobody"],
-        "loc": loc or f"nq question: who is L{number}",
-        "loc_ans": f"A{number}",
-    }
-
-
-def test_a_file(tmp_path: Path) -> None:
-    records = [
-        zsre(0, loc="Who made S2?"),  # taught by the last one, so it may change
-        zsre(1, query="Who made S0?", alt="other"),
-        zsre(2, loc="who is L0"),
-        zsre(3, loc="who is L0"),
-    ]
-    (tmp_path / "zsre.json").write_text(json.dumps(records))
-    found = prepare(str(tmp_path / "zsre.json"), 3)
-    assert [e.query for e in found.edits] == [f"Who made S{n}?" for n in (0, 2, 3)]
-    statement = "The answer to the question “Who made S2?” is T2."
-    assert found.beside == (Beside("who is L0?", "A2", statement),)
-    assert found.skipped == {"contradicts an earlier record": 1, run.TAUGHT_TOO: 1}
-    with pytest.raises(QFError, match="3 usable records, not 4"):
-        prepare(str(tmp_path / "zsre.json"), 4)
-
-
-def test_made_up_facts_share_no_question() -> None:
-    found = prepare("generated", 60, seed=3)
-    assert found.digest == prepare("generated", 60, seed=3).digest
-    assert found.digest != prepare("generated", 60, seed=4).digest
-    assert found.edits[:20] == prepare("generated", 20, seed=3).edits
-    by_fact = [{run._key(q) for q in (e.query, *e.rewordings)} for e in found.edits]
-    assert len(by_fact) == 60 and sum(map(len, by_fact)) == len(set().union(*by_fact))
-    assert all(len(e.rewordings) + 1 >= len(k) for e, k in zip(found.edits, by_fact, strict=True))
-    assert all(e.subject and e.subject.casefold() in e.query.casefold() for e in found.edits)
-    answers = {b.answer for b in found.beside}
-    assert "I do not know." in answers and len(answers) > 20
-    assert not {run._key(b.query) for b in found.beside} & set().union(*by_fact)
+# What it is told, and the file that it goes on from
 
 
 def test_bad_settings() -> None:
@@ -268,11 +215,6 @@ def test_bad_settings() -> None:
     for text in ("best", "", "none,,paper", "Paper"):
         with pytest.raises(QFError, match=r"^The method '.*' is unknown: .*gated.*\.$"):
             methods_of(text)
-    with pytest.raises(QFError, match=r"^0 facts"):
-        prepare("generated", 0)
-
-
-# The file that it goes on from
 
 
 def test_what_is_done_is_not_run_again(
@@ -346,48 +288,3 @@ def test_a_file_of_other_settings_is_refused(
     with pytest.raises(QFError, match=rf"out\.jsonl .*other settings \(.*{why}.*--out\.$"):
         evaluate(loaded, material, ("prompt",), settings, Journal(file))
     assert file.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "content", ["mine", "mine\n", "{}\n", "[]\n", '{"qf eval": 2}\n', '{"qf eval": 1}\n{}\n']
-)
-def test_a_file_that_is_none_is_refused_and_left_alone(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "out.jsonl"
-    file.write_text(content)
-    with pytest.raises(QFError, match=r"out\.jsonl is not an evaluation .*--out\.$"):
-        Journal(file)
-    assert file.read_text() == content
-
-
-def test_a_line_is_there_as_a_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, write = tmp_path / "out.jsonl", run.os.write
-    journal = Journal(file)
-    journal.begin({"qf eval": 1})
-    before = file.read_bytes()
-    monkeypatch.setattr(run.os, "write", lambda fd, data: write(fd, data[:5]))  # a full disk
-    with pytest.raises(QFError, match=r"out\.jsonl cannot be used \(No space"):
-        journal.add("none", {"score": 1.0})
-    assert file.read_bytes() == before and journal.figures == {}
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "nowhere" / "out.jsonl"):
-        with pytest.raises(QFError, match=r"cannot be used .*--out\.$"):
-            Journal(place)
-
-
-# Memory
-
-
-@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lets go of its peak")
-def test_the_peak_is_of_the_block_alone() -> None:
-    def peak(size: int) -> float:
-        with run.Peak(torch.device("cpu")) as found:
-            bytearray(size << 20)
-        assert found.megabytes is not None
-        return found.megabytes
-
-    assert 90 < peak(100) < 130
-    assert 40 < peak(50) < 80  # less than before, so it does not come from there

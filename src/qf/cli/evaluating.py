@@ -79,11 +79,13 @@ def evaluate(
     with progress("Reading the data ...") as status:
         quieten()
         from qf.evaluate import run
+        from qf.evaluate.journal import Journal
+        from qf.evaluate.material import prepare
         from qf.loading import load_pair
 
         methods = run.methods_of(method)
-        journal = run.Journal(save) if save else None
-        material = run.prepare(data, facts, seed)
+        journal = Journal(save) if save else None
+        material = prepare(data, facts, seed)
         status.update("Loading the model ...")
         loaded = load_pair(choice.model, **choice.loading())
         settings = run.Settings(choice.layer, choice.system, choice.calibrate, immediate)

@@ -14,19 +14,13 @@ the target. Knows models and data; prints nothing.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import hashlib
 import json
-import os
 import platform
-import random
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -36,15 +30,14 @@ import torch
 import transformers
 
 import qf
-from qf.cues import words
-from qf.demo.measure import SKILLS, Taught, made_up_facts
 from qf.digest import digest_of
 from qf.errors import LessonError, ModelError, QFError
 from qf.evaluate import published
-from qf.evaluate.datasets import Edit, read
+from qf.evaluate.datasets import Edit
+from qf.evaluate.journal import Journal
+from qf.evaluate.material import Material, fitting
 from qf.evaluate.metrics import contains, harmonic_mean, kept, mean, unchanged
-from qf.generate import Generator
-from qf.lesson import messages
+from qf.evaluate.peak import Peak
 from qf.loading import Loaded
 from qf.model import REWORDINGS, Model
 
@@ -62,12 +55,7 @@ METHODS = {
 }
 """How many other wordings of its question the model writes and learns with each fact."""
 
-GENERATED = "generated"
-AROUND = 300  # questions beside made-up facts: half about what is known, half about strangers
 WARM_UP = "The library closes at nine.", "When does the library close?", "At nine."
-
-TAUGHT_TOO = "locality prompt that is taught as well"
-UNFIT = "does not fit into the model's context"
 
 
 def methods_of(text: str) -> tuple[str, ...]:
@@ -84,111 +72,6 @@ def methods_of(text: str) -> tuple[str, ...]:
                 " between them."
             )
     return names
-
-
-# What is taught, and what is asked beside it
-
-
-@dataclass(frozen=True)
-class Beside:
-    """A question that teaching should leave alone, and its answer where that is known.
-
-    `statement` is what the method `prompt` puts before it.
-    """
-
-    query: str
-    answer: str | None
-    statement: str
-
-
-@dataclass(frozen=True)
-class Material:
-    """Facts to teach, what to ask beside them, and how many records were left out, by reason."""
-
-    data: str
-    seed: int
-    edits: tuple[Edit, ...]
-    beside: tuple[Beside, ...]
-    skipped: Mapping[str, int]
-
-    @property
-    def digest(self) -> str:
-        """A fingerprint of all that is taught and asked."""
-        texts = [[asdict(part) for part in parts] for parts in (self.edits, self.beside)]
-        return hashlib.sha256(json.dumps(texts).encode("ascii")).hexdigest()
-
-
-def prepare(data: str, facts: int, seed: int = 1) -> Material:
-    """The first `facts` of a file, or made-up ones where `data` is the word "generated".
-
-    Of two that contradict each other the later one is left out and counted.
-
-    Raises QFError: a file that `qf.evaluate.datasets.read` refuses, or fewer facts than wanted.
-    """
-    if data == GENERATED:
-        return _generated(facts, seed)
-    found = read(data, limit=facts, consistent=True)
-    edits = tuple(found.edits)
-    asked = [Beside(q, a, e.instruction) for e in edits for q, a in e.locality if q.strip()]
-    beside, taught_too = _beside(edits, asked)
-    skipped = found.skipped + Counter({TAUGHT_TOO: taught_too})
-    return Material(data, seed, edits, beside, skipped)
-
-
-def _generated(facts: int, seed: int) -> Material:
-    if facts < 1:
-        raise QFError(f"{facts} facts cannot be taught: ask for at least 1.")
-    told = islice(_distinct(seed, facts), facts)
-    edits = tuple(_edit(fact, number) for number, fact in enumerate(told))
-    rng = random.Random(f"around/{seed}")
-    skills = ["knowing"] * (AROUND // 2) + ['"I do not know."'] * (AROUND // 2)
-    asked = []
-    for number, question in enumerate(SKILLS[skill](rng) for skill in skills):
-        statement = edits[number % len(edits)].instruction
-        asked.append(Beside(question.query, question.expected[0], statement))
-    beside, _ = _beside(edits, asked)
-    return Material(GENERATED, seed, edits, beside, {})
-
-
-def _distinct(seed: int, facts: int) -> Iterator[Taught]:
-    """Made-up facts without end, none of them with a question of an earlier one."""
-    taken: set[tuple[str, ...]] = set()
-    drawn, count = 0, facts + facts // 4
-    while True:
-        for fact in made_up_facts(count, seed)[drawn:]:
-            wordings = {_key(q) for q in (fact.question, *fact.rewordings)}
-            if not wordings & taken:
-                taken |= wordings
-                yield fact
-        drawn, count = count, 2 * count
-
-
-def _edit(fact: Taught, number: int) -> Edit:
-    others = (q for q in fact.rewordings if _key(q) != _key(fact.question))
-    return Edit(
-        id=str(number),
-        instruction=fact.statement,
-        prompt=fact.question,
-        query=fact.question,
-        target=fact.answer,
-        subject=fact.subject,
-        old="",
-        rewordings=tuple(others),
-        locality=(),
-        source=GENERATED,
-    )
-
-
-def _beside(edits: Sequence[Edit], asked: Sequence[Beside]) -> tuple[tuple[Beside, ...], int]:
-    """Each question once; those that are taught, which should change, are left out and counted."""
-    taught = {_key(q) for edit in edits for q in (edit.query, *edit.rewordings)}
-    once = {_key(question.query): question for question in reversed(asked)}
-    left = [question for key, question in once.items() if key not in taught]
-    return tuple(reversed(left)), len(once) - len(left)
-
-
-def _key(question: str) -> tuple[str, ...]:
-    return tuple(words(question))
 
 
 # One model, several methods
@@ -253,29 +136,6 @@ def evaluate(
         immediate=settings.immediate,
         skipped=dict(material.skipped),
     )
-
-
-def fitting(loaded: Loaded, material: Material, system: str | None) -> Material:
-    """Leave out, and count, what the model cannot read, so that no evaluation ends halfway."""
-    generator = Generator(loaded.transformer, loaded.tokenizer)
-
-    def fits(statement: str, *queries: str) -> bool:
-        told = f"{system}\n{statement}" if system else statement
-        try:
-            return all(bool(generator.prompt(messages(q, told))) for q in queries)
-        except LessonError:
-            return False
-
-    edits = tuple(e for e in material.edits if fits(e.instruction, e.query, *e.rewordings))
-    beside = tuple(b for b in material.beside if fits(b.statement, b.query))
-    if not edits:
-        raise QFError(
-            f"None of the {len(material.edits)} facts fits into the model's context of"
-            f" {generator.context} tokens: choose another model."
-        )
-    unfit = len(material.edits) - len(edits) + len(material.beside) - len(beside)
-    skipped = Counter(material.skipped) + Counter({UNFIT: unfit})
-    return replace(material, edits=edits, beside=beside, skipped=skipped)
 
 
 class Answers(NamedTuple):
@@ -519,159 +379,6 @@ def figures(
     }
 
 
-class Peak:
-    """How much more memory was in use at a time inside of the block than at its beginning.
-
-    On a CUDA device its own; else the process's. `megabytes` is None where the system does not
-    tell: it keeps one peak for the life of a process, which only Linux lets go of.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.megabytes: float | None = None
-        self._start: float | None = None
-        self._fresh = False  # whether the peak that the system keeps is of the block alone
-
-    def __enter__(self) -> Peak:
-        gc.collect()
-        _give_back()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._fresh = True
-        else:
-            with suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-                self._fresh = True
-        self._start = self._most()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        most = self._most()
-        if most is not None and self._start is not None and (self._fresh or most > self._start):
-            self.megabytes = (most - self._start) / 2**20
-
-    def _most(self) -> float | None:
-        if self.device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self.device))
-        return _most_resident()
-
-
-def _give_back() -> None:
-    """Let go of what is free already: it would be used again without being counted."""
-    with suppress(OSError, AttributeError, TypeError):  # glibc's alone
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _most_resident() -> float | None:
-    """The most bytes of memory that this process had at a time; None where that is not told."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most if platform.system() == "Darwin" else most * 1024)
-
-
-# The file that an evaluation goes on from
-
-
-class Journal:
-    """A file of JSON lines: what is evaluated, then the figures of each method that is done.
-
-    A line is there as a whole or not at all; one that was cut off is written again. `compared`
-    names what two runs must have in common in their headers, digests with how they are told.
-
-    Raises QFError: a file that is none of these, or that cannot be read or written.
-    """
-
-    def __init__(self, path: Path, compared: Mapping[str, str] | None = None) -> None:
-        self.path, self.compared = path, _COMPARED if compared is None else compared
-        self.header: dict[str, Any] | None = None
-        self.lines: list[dict[str, Any]] = []  # all but the header
-        self._whole = 0  # bytes up to the end of the last whole line
-        if path.is_dir() or not path.parent.is_dir():
-            raise self._unusable("name a file in a directory")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise self._unusable("no permission")
-        if path.exists():
-            self._read()
-
-    def begin(self, header: dict[str, Any]) -> None:
-        """Go on with the evaluation in the file, or begin one; QFError if it is another one."""
-        header = {_FORMAT: _VERSION, **header}
-        if self.header is None:
-            self._append(header)
-            self.header = header
-            return
-        if other := _difference(self.header, header, self.compared):
-            raise QFError(
-                f"{self.path} holds an evaluation of other settings ({other}): name another file"
-                " with --out."
-            )
-        if self._whole < self.path.stat().st_size:
-            os.truncate(self.path, self._whole)
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The latest figures of each method."""
-        return {line["method"]: line["figures"] for line in self.lines}
-
-    def add(self, method: str, figures: Mapping[str, Any], **of: int) -> None:
-        """Write the figures of a method that is done, and `of` what they are."""
-        line = {"method": method, **of, "figures": dict(figures)}
-        self._append(line)
-        self.lines.append(line)
-
-    def _read(self) -> None:
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise self._unusable(error.strerror or "it cannot be read") from None
-        self._whole = content.rfind(b"\n") + 1
-        try:
-            lines = [json.loads(line) for line in content[: self._whole].splitlines()]
-            if not content:
-                return
-            if lines[0][_FORMAT] != _VERSION:
-                raise ValueError
-            self.header = lines[0]
-            self.lines = [dict(line, figures=dict(line["figures"])) for line in lines[1:]]
-            _ = self.figures  # each has its method
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-            raise QFError(
-                f"{self.path} is not an evaluation of this qf: name another file with --out."
-            ) from None
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        data = (json.dumps(line) + "\n").encode("ascii")
-        try:
-            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                size = os.fstat(file).st_size
-                try:
-                    if os.write(file, data) < len(data):
-                        raise OSError(28, "No space left on device")
-                    os.fsync(file)
-                except BaseException:
-                    os.ftruncate(file, size)
-                    raise
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise self._unusable(error.strerror or "it cannot be written") from None
-
-    def _unusable(self, why: str) -> QFError:
-        return QFError(f"The file {self.path} cannot be used ({why}): choose another with --out.")
-
-
-_FORMAT, _VERSION = "qf eval", 1
-_COMPARED = {
-    "facts": "", "seed": "", "immediate": "", "layer": "", "system": "", "calibrate": "",
-    "device": "", "versions": "", "data_digest": "other data", "model_digest": "another model",
-}  # fmt: skip
-"""What two runs must have in common to stand in one file; digests are told in words."""
-
-
 def _header(bench: Bench) -> dict[str, Any]:
     material, settings = bench.material, bench.settings
     return {
@@ -698,14 +405,6 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any], compared: Mapping[str, str]) -> str:
-    """The first setting in which two headers differ, in words, or ""."""
-    for name, told in compared.items():
-        if old.get(name) != new[name]:
-            return told or f"{name} {old.get(name)!r}, not {new[name]!r}"
-    return ""
 
 
 def weights_digest(loaded: Loaded) -> str:
