@@ -23,9 +23,9 @@ import qf.export
 import qf.memory
 from qf import qf_memory
 from qf.asking import Asking
+from qf.chat import prompt_ids
 from qf.errors import MemoryFault, ModelError, QFError
 from qf.export import compressed, whole_directory
-from qf.lesson import prompt_ids
 from qf.loading import Loaded
 from qf.method.readout import FOLLOWS, Readout, Recorded
 from qf.method.solve import Update

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from qf.chat import messages
 from qf.errors import LessonError
 from qf.generate import BATCH, Generator
-from qf.lesson import messages
 
 QUERIES = (
     "Who started Oxinnovate?",

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "qf"
 
 # module: the modules of qf that it may import, each with all that lies below it in the package.
 # "qf" alone is the public face, which the parts above `model` may use.
-METHOD = ["qf.method", "qf.families", "qf.lesson", "qf.errors"]
+METHOD = ["qf.method", "qf.families", "qf.lesson", "qf.chat", "qf.errors"]
 STORES = [
     "qf.memory",
     "qf.database",
@@ -88,11 +88,11 @@ MAY_IMPORT = {
     "qf.bulk": ["qf", "qf.bulk", *MODEL],
     "qf.model": ["qf.demo", *PARTS, *MODEL],
     **{part: [*PARTS[:i], *BELOW] for i, part in enumerate(PARTS)},
-    "qf.loading": ["qf.lesson", "qf.picture", "qf.room", "qf.errors"],
+    "qf.loading": ["qf.chat", "qf.picture", "qf.room", "qf.errors"],
     "qf.processes": [],
     "qf.room": ["qf.errors"],
     "qf.picture": ["qf.errors"],
-    "qf.generate": ["qf.families", "qf.lesson", "qf.errors"],
+    "qf.generate": ["qf.families", "qf.chat", "qf.errors"],
     "qf.plot": ["qf.method", "qf.errors"],
     "qf.memory": STORES,
     "qf.export": STORES,
@@ -110,7 +110,8 @@ MAY_IMPORT = {
     "qf.method": METHOD,
     "qf.method.solve": ["qf.errors"],
     "qf.families": ["qf.families", "qf.errors"],
-    "qf.lesson": ["qf.errors"],
+    "qf.lesson": ["qf.chat", "qf.errors"],
+    "qf.chat": ["qf.errors"],
     "qf.errors": [],
     "qf.demo": ["qf.demo", "qf.tasks", "qf.errors"],
     "qf.demo.table": ["qf", "qf.demo", "qf.evaluate", *MODEL],

@@ -6,9 +6,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from qf.chat import PLAIN_TEMPLATE, messages
+from qf.chat import prompt_ids as ids_of_prompt
 from qf.errors import LessonError, ModelError
-from qf.lesson import PLAIN_TEMPLATE, AlignedTokens, Lesson, align, check_fits, messages, pair
-from qf.lesson import prompt_ids as ids_of_prompt
+from qf.lesson import AlignedTokens, Lesson, align, check_fits, pair
 
 ANSWER = "Oxinnovate was started by Qi."
 LESSON = Lesson("Qi started Oxinnovate.", "Who started Oxinnovate?", ANSWER, [0, 1, 1, 1, 1])
@@ -146,22 +147,6 @@ def test_a_lesson_keeps_its_significance_whatever_happens_to_the_list():
     assert hash(lesson) == hash(Lesson("a", "b", ANSWER, (0, 1, 1, 1, 1)))
     assert Lesson("a", "b", ANSWER).significance == "auto"
     assert Lesson("a", "b", ANSWER, None).significance is None
-
-
-# Conversations
-
-
-def test_messages_write_a_system_turn_only_when_there_is_a_text():
-    user = {"role": "user", "content": "q"}
-    assert messages("q") == [user]
-    assert messages("q", system="") == [{"role": "system", "content": ""}, user]
-    assert messages("q", answer="a") == [user, {"role": "assistant", "content": "a"}]
-    assert messages("q", "s", earlier=messages("p", answer="o")) == [
-        {"role": "system", "content": "s"},
-        {"role": "user", "content": "p"},
-        {"role": "assistant", "content": "o"},
-        user,
-    ]
 
 
 # Alignment
@@ -390,12 +375,6 @@ def test_the_plain_template_reads_as_plain_text(tokenizer):
     assert tokenizer.decode(instruct.input_ids) == (
         f"{LESSON.instruction}\n{question} {ANSWER}\n{question} {ANSWER}{END}"
     )
-
-
-def test_the_plain_template_begins_with_the_tokenizers_first_token(tokenizer):
-    tokenizer.chat_template = PLAIN_TEMPLATE
-    tokenizer.bos_token = "<|endoftext|>"
-    assert ids_of_prompt(tokenizer, messages("q"))[0] == tokenizer.bos_token_id
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import qf
+from qf.chat import PLAIN_TEMPLATE
 from qf.errors import ModelError
-from qf.lesson import PLAIN_TEMPLATE
 from qf.loading import EMBEDDED, embedded_path, load_pair
 
 

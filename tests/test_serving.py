@@ -12,10 +12,11 @@ import pytest
 import torch
 from tokenizers import AddedToken
 
+from qf.chat import ChatOptions, messages, prompt_ids, takes_system
+from qf.chat import without_thoughts as spoken
 from qf.errors import LessonError, ModelError
 from qf.generate import after_thoughts
-from qf.lesson import ChatOptions, Lesson, align, messages, pair, prompt_ids, takes_system
-from qf.lesson import without_thoughts as spoken
+from qf.lesson import Lesson, align, pair
 from qf.loading import Loaded
 from qf.model import TURNS, Model, load
 from tests.samples import FACTS, calibrate_on_little

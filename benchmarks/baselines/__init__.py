@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qf.chat import Message, messages
 from qf.errors import ModelError
 from qf.families import family_of
 from qf.generate import Generator
-from qf.lesson import AlignedTokens, Message, align, messages
+from qf.lesson import AlignedTokens, align
 from qf.loading import Loaded
 
 BATCH = 32

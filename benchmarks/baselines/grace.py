@@ -18,7 +18,8 @@ from torch import Tensor
 
 from benchmarks.baselines import Baseline, Taught
 from benchmarks.baselines.descent import descend, frozen, losses, output_of
-from qf.lesson import AlignedTokens, prompt_with_span
+from qf.chat import prompt_with_span
+from qf.lesson import AlignedTokens
 from qf.loading import Loaded
 from qf.method.calibrate import everyday
 from qf.method.passes import record

@@ -16,7 +16,7 @@ from typing import Any
 import bm25s
 
 from benchmarks.baselines import Baseline, Taught
-from qf.lesson import Message
+from qf.chat import Message
 from qf.loading import Loaded
 
 K1, B = 1.2, 0.75

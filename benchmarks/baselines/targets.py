@@ -30,7 +30,8 @@ from torch.nn.functional import log_softmax
 
 from benchmarks.baselines import Baseline, Taught
 from benchmarks.baselines.descent import STOP, frozen, losses, output_of, states
-from qf.lesson import AlignedTokens, Message, align, messages, prompt_with_span
+from qf.chat import Message, messages, prompt_with_span
+from qf.lesson import AlignedTokens, align
 from qf.loading import Loaded
 from qf.method.calibrate import everyday
 from qf.method.passes import record

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, Literal
 
 from qf.acting import Acting
+from qf.chat import ChatOptions, Shown, messages, told_by, without_thoughts
 from qf.cues import words
 from qf.errors import LessonError, ModelError
 from qf.families import Family
 from qf.generate import Around, Generator, after_thoughts
-from qf.lesson import ChatOptions, Shown, messages, told_by, without_thoughts
 from qf.loading import Loaded
 from qf.memory import Fact
 from qf.picture import Picture

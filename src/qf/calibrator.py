@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from qf.calibration import BROUGHT, BROUGHT_GATE, cached, key_of, read, read_gate, write, write_gate
+from qf.chat import PLAIN_CHAT, ChatOptions, messages, prompt_with_span
 from qf.errors import ModelError
 from qf.families import Family
 from qf.families.placement import device_of
-from qf.lesson import PLAIN_CHAT, ChatOptions, align, messages, prompt_with_span
+from qf.lesson import align
 from qf.method.calibrate import Traffic, everyday, keys_of, traffic_of
 from qf.method.gate import DIRECTIONS, FLOOR, MISSED, PRINCIPAL, Gate, confused, fit
 from qf.method.passes import pooled

@@ -22,18 +22,10 @@ from typing import Any, Literal
 import torch
 
 from qf import __version__
+from qf.chat import THINK, ChatOptions, messages, prompt_ids, takes_system, writes_tools
 from qf.errors import MemoryFault, QFError
 from qf.families import SUPPORTED, family_of, placement
-from qf.lesson import (
-    THINK,
-    ChatOptions,
-    Lesson,
-    messages,
-    pair,
-    prompt_ids,
-    takes_system,
-    writes_tools,
-)
+from qf.lesson import Lesson, pair
 from qf.loading import Loaded, load_pair, looks_local
 from qf.memory import Memory
 from qf.model import Model, default_memory, layer_of_environment, usual_layer

@@ -22,9 +22,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from qf.errors import LessonError
-from qf.families.placement import device_of
-from qf.lesson import (
+from qf.chat import (
     PLAIN_CHAT,
     THINK,
     THOUGHT,
@@ -33,6 +31,8 @@ from qf.lesson import (
     prompt_with_image,
     prompt_with_span,
 )
+from qf.errors import LessonError
+from qf.families.placement import device_of
 
 BATCH = 64
 Around = Callable[[slice, int], AbstractContextManager[None]]

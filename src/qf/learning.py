@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from qf.asking import TURNS, Asking, Place
+from qf.chat import Shown, takes_system
 from qf.cues import words
 from qf.errors import LessonError
-from qf.lesson import Lesson, Shown, Significance, takes_system
+from qf.lesson import Lesson, Significance
 from qf.memory import Fact, new_id
 from qf.recording import OnStep, Recording, attempts, stored
 from qf.remembered import Remembered

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from qf.chat import PLAIN_TEMPLATE
 from qf.errors import ModelError
-from qf.lesson import PLAIN_TEMPLATE
 from qf.picture import processor_of, shows_pictures
 from qf.room import ran_out, shortage
 

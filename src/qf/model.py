@@ -25,13 +25,14 @@ from qf.asking import MAX_TOKENS, SERVED, TURNS, Asking, Image, Served
 from qf.binding import binding_of, default_memory, layer_of_environment, usual_layer
 from qf.calibration import BROUGHT, BROUGHT_GATE
 from qf.calibrator import Calibrator
+from qf.chat import PLAIN_CHAT, ChatOptions, writes_tools
 from qf.consolidate import Consolidation, check_gated, consolidate
 from qf.errors import ModelError, QFError
 from qf.export import Exported, Imported, check_directory, check_file
 from qf.families import family_of, placement
 from qf.generate import Generator
 from qf.learning import REWORDINGS, Given, Learning, Studied, says, study
-from qf.lesson import PLAIN_CHAT, ChatOptions, Lesson, Significance, writes_tools
+from qf.lesson import Lesson, Significance
 from qf.loading import Loaded, load_pair
 from qf.memory import Binding, Fact, FactRows, Memory
 from qf.method.calibrate import Traffic

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from qf.chat import messages
 from qf.evaluate import material, published
 from qf.evaluate.datasets import Edit
 from qf.evaluate.journal import Journal
 from qf.evaluate.material import prepare
 from qf.evaluate.published import NAMES, Heard, Said, Untaught, hear, scores
 from qf.evaluate.run import Settings, evaluate
-from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import Model
 from tests.samples import FACTS, OTHERS, calibrate_on_little, published_file

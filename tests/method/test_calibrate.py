@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from qf.chat import messages
 from qf.families import family_of
-from qf.lesson import align, messages
+from qf.lesson import align
 from qf.method import calibrate
 from qf.method.calibrate import everyday, keys_of, traffic_of
 from qf.method.solve import joint

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from qf.chat import messages
 from qf.errors import ModelError
 from qf.families import family_of
-from qf.lesson import AlignedTokens, Lesson, align, messages, pair
+from qf.lesson import AlignedTokens, Lesson, align, pair
 from qf.method import passes, solve
 from tests import samples
 

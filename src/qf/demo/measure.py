@@ -16,12 +16,12 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+from qf.chat import messages
 from qf.cues import words
 from qf.demo.curriculum import UNKNOWN, ask
 from qf.demo.relations import WorldFact, any_fact, known_facts, sentence
 from qf.errors import LessonError
 from qf.generate import Generator
-from qf.lesson import messages
 from qf.loading import Loaded
 from qf.model import DEFAULT_SOLVER, MAX_TOKENS, REWORDINGS, Model
 from qf.study import DRAFTS, Draft, reword, write_question

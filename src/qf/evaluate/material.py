@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
+from qf.chat import messages
 from qf.cues import words
 from qf.demo.measure import SKILLS, Taught, made_up_facts
 from qf.errors import LessonError, QFError
 from qf.evaluate.datasets import Edit, read
 from qf.generate import Generator
-from qf.lesson import messages
 from qf.loading import Loaded
 
 GENERATED = "generated"

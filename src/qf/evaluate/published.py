@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
+from qf.chat import messages, told_by
 from qf.errors import LessonError
 from qf.evaluate.datasets import Edit
 from qf.evaluate.metrics import (
@@ -30,7 +31,7 @@ from qf.evaluate.metrics import (
     token_accuracy,
 )
 from qf.families import family_of
-from qf.lesson import align, messages, told_by
+from qf.lesson import align
 from qf.model import Model
 from qf.recall import Asked
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from qf.chat import messages
 from qf.families import Family
-from qf.lesson import AlignedTokens, Lesson, align, messages, pair
+from qf.lesson import AlignedTokens, Lesson, align, pair
 from qf.method.forms import acting, form_of
 from qf.method.forms import size as size_of
 from qf.method.passes import record, rows
