@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from qf.method import layers
-from qf.serve import facts
+from qf.serve import layers as routes
 from qf.serve.engine import BESIDE
 from qf.serve.serving import Settings
 from tests.serve.conftest import Start
@@ -164,7 +164,7 @@ def test_a_sweep_of_the_layers_gives_way_to_a_reply_after_every_probe(
         return answered(*args)
 
     monkeypatch.setattr(layers, "_answered", read)
-    monkeypatch.setattr(facts, "PROBES", facts.PROBES[:2])
+    monkeypatch.setattr(routes, "PROBES", routes.PROBES[:2])
     monkeypatch.setitem(server.serving.about, "layers", 3)
     hold = Hold(server)
     hold.on()
@@ -182,7 +182,7 @@ def test_a_sweep_of_the_layers_gives_way_to_a_reply_after_every_probe(
 
 def test_two_clients_measure_the_layers_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     server = start()
-    monkeypatch.setattr(facts, "PROBES", facts.PROBES[:1])
+    monkeypatch.setattr(routes, "PROBES", routes.PROBES[:1])
     monkeypatch.setitem(server.serving.about, "layers", 3)
     told: list[str] = []
     both = [

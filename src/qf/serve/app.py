@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from qf import __version__
 from qf.errors import LessonError, QFError
 from qf.recall import Asked
-from qf.serve import facts, schemas
+from qf.serve import facts, files, layers, schemas, study
 from qf.serve.chat import Told, told_in
 from qf.serve.errors import JSON, APIError, error_response, why_not
 from qf.serve.guard import Guard
@@ -65,7 +65,8 @@ def create_app(serving: Serving) -> FastAPI:
     app.state.replays, app.state.layers = Replays(), []
     app.state.sweeping = asyncio.Lock()
     app.include_router(routes)
-    app.include_router(facts.routes)
+    for part in (facts, study, files, layers):
+        app.include_router(part.routes)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(APIError, _failed)
@@ -367,7 +368,7 @@ async def page_file(name: str) -> Response:
 
 def _page_file(name: str) -> Response:
     """A file of the folder `page` itself, by its name alone."""
-    folder = Path(str(files("qf.serve").joinpath("page")))
+    folder = Path(str(resources.files("qf.serve").joinpath("page")))
     found = {p.name: p for p in folder.iterdir() if p.is_file()} if folder.is_dir() else {}
     if name not in found:
         raise HTTPException(404)

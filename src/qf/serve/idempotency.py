@@ -7,11 +7,15 @@ fact means that it replaces itself.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fastapi import Request
+
 from qf.serve.errors import APIError
+from qf.serve.serving import caller_of, unless_gone
 
 KEPT = 1024
 
@@ -47,3 +51,23 @@ class Replays:
         while len(self._known) > KEPT:
             self._known.popitem(last=False)
         return future, False
+
+
+async def awaited(request: Request, task: asyncio.Future[Any], key: str | None) -> Any:
+    """What comes of a task: one without a key ends when its client goes away."""
+    return await (asyncio.shield(task) if key else unless_gone(request, task))
+
+
+def once(
+    request: Request, key: str | None, work: Callable[[], Coroutine[Any, Any, Any]], *said: bytes
+) -> tuple[asyncio.Future[Any], dict[str, str]]:
+    """The task that does `work`, begun now or for an earlier request of this key that said this."""
+    if not key:
+        return asyncio.ensure_future(work()), {}
+    replays: Replays = request.app.state.replays
+    digest = hashlib.sha256(request.url.path.encode())
+    for part in said:
+        digest.update(b"\n")
+        digest.update(part)
+    task, again = replays.begin((caller_of(request).id, key), digest.hexdigest(), work)
+    return task, {"Idempotency-Replayed": "true"} if again else {}
