@@ -9,7 +9,8 @@ import random
 from dataclasses import dataclass
 
 from qf.demo.curriculum import ask
-from qf.demo.relations import WorldFact, drawn, named
+from qf.demo.drawing import drawn, named
+from qf.demo.relations import WorldFact
 from qf.demo.worded import everyday, texts
 
 WORDINGS = 4  # of each question

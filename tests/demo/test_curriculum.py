@@ -15,7 +15,8 @@ from qf.demo.curriculum import (
     questions,
     reworded,
 )
-from qf.demo.relations import KNOWN, any_fact, known_facts
+from qf.demo.drawing import any_fact
+from qf.demo.relations import KNOWN, known_facts
 
 COUNT = 20_000
 PAPERS = re.compile(r"(?i:oxinnovate|pku|\bqi\b)|Qi")  # Iraqi and aqueduct may occur

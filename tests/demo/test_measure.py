@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from qf.demo.drawing import any_fact
 from qf.demo.measure import SKILLS, Question, Taught, _strangers, tells, unseen_facts
-from qf.demo.relations import any_fact
 
 WHO = Taught(
     "Qi started Oxinnovate.", "Who started Oxinnovate?", "Oxinnovate was started by Qi.", ()

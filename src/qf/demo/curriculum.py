@@ -11,8 +11,9 @@ import random
 import re
 from dataclasses import dataclass
 
+from qf.demo.drawing import any_fact, any_relation
 from qf.demo.names import KINDS, RESERVED, made_up
-from qf.demo.relations import KNOWN, Relation, WorldFact, any_fact, any_relation, known_facts
+from qf.demo.relations import KNOWN, Relation, WorldFact, known_facts
 from qf.demo.worded import everyday
 from qf.tasks import REWORD_QUESTION, WRITE_QUESTION
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from qf.chat import messages
 from qf.cues import words
 from qf.demo.curriculum import UNKNOWN, ask
-from qf.demo.relations import WorldFact, any_fact, known_facts, sentence
+from qf.demo.drawing import any_fact
+from qf.demo.relations import WorldFact, known_facts, sentence
 from qf.errors import LessonError
 from qf.generate import Generator
 from qf.loading import Loaded
