@@ -1,5 +1,6 @@
 """Real servers on the loopback address, in threads, and clients of them."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from qf.serve.server import listener, listening
 from qf.serve.serving import Serving
 
 HOLLOW = ("Ada Quist designed the Hollow Bridge.", "Who designed the Hollow Bridge?")
+ORVANE = ("Orvane is led by Bo Lark.", "Who leads Orvane?")
 HOLLOW_TOLD = "The Hollow Bridge was designed by Ada Quist."
 UNKNOWN = "I do not know."
 
@@ -116,3 +118,12 @@ class Hold:
 
     def off(self) -> None:
         self._on.clear()
+
+
+def events(reply: httpx.Response) -> list[tuple[str, Any]]:
+    """The server-sent events of a reply."""
+    found = []
+    for block in reply.text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found

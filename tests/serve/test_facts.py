@@ -1,4 +1,4 @@
-"""Facts over HTTP: taught, listed, forgotten, brought back, studied, taken out and in."""
+"""Facts over HTTP: taught, listed, forgotten, brought back."""
 
 import json
 import shutil
@@ -9,21 +9,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import safetensors.torch
-from safetensors import safe_open
 
 from tests.serve.conftest import Start
-from tests.serve.servers import HOLLOW, HOLLOW_TOLD, UNKNOWN, Server
-
-ORVANE = ("Orvane is led by Bo Lark.", "Who leads Orvane?")
-
-
-def events(reply: httpx.Response) -> list[tuple[str, Any]]:
-    found = []
-    for block in reply.text.strip().split("\n\n"):
-        name, data = block.split("\n")
-        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+from tests.serve.servers import HOLLOW, HOLLOW_TOLD, ORVANE, UNKNOWN, Server, events
 
 
 def test_a_fact_is_taught_asked_forgotten_and_brought_back(shared: Server, space: str) -> None:
@@ -87,99 +75,6 @@ def test_facts_come_in_pages(shared: Server, space: str) -> None:
     assert client.get("/v1/facts", params={**where, "limit": 0}).status_code == 400
 
 
-def test_a_text_is_studied_sentence_by_sentence(shared: Server, space: str) -> None:
-    text = f"{HOLLOW[0]} Who cares? The Zorvan project is led by Mira Dell."
-    done = events(shared.http().post("/v1/facts/study", json={"text": text, "space": space}))
-    assert [name for name, _ in done] == ["start", "statement", "statement", "done"]
-    assert done[0][1] == {"total": 2} and done[1][1]["fact"]["after"] == HOLLOW_TOLD
-    assert done[-1][1]["learned"] + done[-1][1]["left_out"] == 2
-    assert shared.ask(HOLLOW[1], f"qf/{space}") == HOLLOW_TOLD
-    empty = shared.http().post("/v1/facts/study", json={"text": "?", "space": space})
-    assert empty.status_code == 400 and empty.json()["error"]["param"] == "text"
-
-
-def test_what_is_not_learned_of_a_text_is_told_with_the_reason(
-    shared: Server, space: str, speechless: None
-) -> None:
-    text = f"Zzz. {HOLLOW[0]} Nothing is here."
-    done = events(shared.http().post("/v1/facts/study", json={"text": text, "space": space}))
-    word, bridge, nothing = (data for name, data in done if name == "statement")
-    assert word["statement"] == "Zzz." and word["fact"] is None and "single word" in word["why"]
-    assert bridge["fact"] and nothing["fact"] is None
-    assert nothing["why"].startswith("The model did not find a question")
-    assert "--query" not in nothing["why"]
-    assert done[-1][1]["learned"] == 1 and done[-1][1]["left_out"] == 2
-
-
-def test_facts_leave_and_come_in_again(shared: Server, space: str) -> None:
-    client = shared.http()
-    fact = shared.teach(*HOLLOW, space=space)
-    file = client.post("/v1/facts/export", json={"space": space})
-    assert file.status_code == 200 and file.headers["content-disposition"].startswith("attachment")
-    other = f"{space}-b"
-    client.post("/v1/spaces", json={"name": other})
-    kind = {"Content-Type": "application/octet-stream"}
-
-    def brought(content: bytes) -> httpx.Response:
-        where = {"space": other}
-        return client.post("/v1/facts/import", params=where, content=content, headers=kind)
-
-    assert brought(file.content).json()["ids"] == [fact["id"]]
-    assert shared.ask(HOLLOW[1], f"qf/{other}") == HOLLOW_TOLD
-    assert brought(file.content).json()["skipped"] == 1
-    for content in (b"", b"no file", file.content[:-5], file.content[:100] + file.content):
-        refused = brought(content)
-        assert refused.status_code == 400 and refused.json()["error"]["code"] == "invalid_file"
-    assert client.post("/v1/facts/import", content=file.content).status_code == 415
-    none = client.post("/v1/facts/export", json={"space": space, "ids": ["nothing"]})
-    assert none.status_code == 404
-
-
-def changed(content: bytes, path: Path, **fields: Any) -> bytes:
-    """A file of facts with other fields in each record."""
-    path.write_bytes(content)
-    with safe_open(path, "pt") as file:
-        told = file.metadata()
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - no mapping
-    records = [{**record, **fields} for record in json.loads(told["facts"])]
-    return safetensors.torch.save(tensors, {**told, "facts": json.dumps(records)})
-
-
-def imported(server: Server, space: str, content: bytes, **headers: str) -> httpx.Response:
-    kind = {"Content-Type": "application/octet-stream", **headers}
-    where = {"space": space}
-    return server.http().post("/v1/facts/import", params=where, content=content, headers=kind)
-
-
-@pytest.mark.parametrize(
-    ("fields", "why"),
-    [
-        ({"query": "\ud800"}, "'query' of the fact ID is not text"),
-        ({"created": 5}, "'created' of the fact ID is not a time"),
-        ({"seconds": "x"}, "'seconds' of the fact ID is not a number"),
-        ({"seconds": float("nan")}, "'seconds' of the fact ID is not a number"),
-        ({"note": {}}, "'note' of the fact ID is not text"),
-        ({"layer": 99}, "'layer' of the fact ID is not 7"),
-        ({"verified": "maybe"}, "'verified' of the fact ID is not true, false or null"),
-        ({"query": "a " * 45_000}, "ID (Prompt and answer are"),
-        ({"answer": "A <|im_end|> b."}, "ID (The answer contains the control token"),
-        ({"instruction": " ".join([HOLLOW[0]] * 60)}, "the fact ID has more than 2000 characters"),
-    ],
-)
-def test_a_file_whose_records_are_no_facts_is_told_which(
-    shared: Server, space: str, tmp_path: Path, fields: dict[str, Any], why: str
-) -> None:
-    fact = shared.teach(*HOLLOW, space=space)
-    file = shared.http().post("/v1/facts/export", json={"space": space}).content
-    shared.http().delete(f"/v1/facts/{fact['id']}", params={"space": space})
-    reply = imported(shared, space, changed(file, tmp_path / "facts", **fields))
-    error = reply.json()["error"]
-    assert reply.status_code == 400 and error["code"] == "invalid_file"
-    assert why.replace("ID", fact["id"]) in error["message"] and "/" not in error["message"]
-    assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
-    assert imported(shared, space, file).status_code == 200
-
-
 def test_a_request_that_comes_again_has_one_effect(shared: Server, space: str) -> None:
     client = shared.http()
     body = {"instruction": HOLLOW[0], "query": HOLLOW[1], "rewordings": 0, "space": space}
@@ -229,25 +124,6 @@ def test_a_stream_that_failed_can_be_sent_again(shared: Server, space: str) -> N
         body |= {"space": space, "stream": True}
         reply = shared.http().post("/v1/facts", json=body, headers=once)
         assert events(reply)[-1][0] == "error" and "idempotency-replayed" not in reply.headers
-
-
-def test_an_import_that_comes_again_has_one_effect(shared: Server, space: str) -> None:
-    client, once = shared.http(), {"Idempotency-Key": f"import-{space}"}
-    fact = shared.teach(*HOLLOW, space=space)
-    file = client.post("/v1/facts/export", json={"space": space}).content
-    client.delete(f"/v1/facts/{fact['id']}", params={"space": space})
-    first, again = (imported(shared, space, file, **once) for _ in range(2))
-    assert first.json() == again.json() and first.json()["imported"] == 1
-    assert again.headers["idempotency-replayed"] == "true"
-    other = client.post("/v1/facts", json={"instruction": HOLLOW[0], "space": space}, headers=once)
-    assert other.status_code == 409
-
-
-def test_a_study_takes_no_idempotency_key(shared: Server, space: str) -> None:
-    body, once = {"text": HOLLOW[0], "space": space}, {"Idempotency-Key": "study"}
-    reply = shared.http().post("/v1/facts/study", json=body, headers=once)
-    assert reply.status_code == 400 and "Idempotency-Key" in reply.json()["error"]["message"]
-    assert shared.http().get("/v1/facts", params={"space": space}).json()["total"] == 0
 
 
 @pytest.mark.parametrize(
@@ -310,16 +186,6 @@ def test_what_does_not_verify_is_told_and_kept_only_without_rollback(
     assert client.get("/v1/facts", params=where).json()["total"] == 1
 
 
-def test_layers_are_measured_once(shared: Server) -> None:
-    client = shared.http()
-    assert client.get("/v1/layers").json()["data"] == []
-    told = events(client.post("/v1/layers"))
-    assert [name for name, _ in told] == ["layer"] * 8 + ["done"]
-    found = client.get("/v1/layers").json()
-    assert found["best"] == told[-1][1]["best"] == found["layer"] and len(found["data"]) == 8
-    assert events(client.post("/v1/layers")) == told
-
-
 def test_every_learn_and_forget_has_a_line_that_does_not_tell_it(
     start: Start, tmp_path: Path
 ) -> None:
@@ -357,31 +223,6 @@ def test_a_full_space_takes_what_replaces(start: Start, tmp_path: Path) -> None:
     told = [(line["action"], line["fact"]) for line in lines]
     assert told == [("learn", old["id"]), ("replace", old["id"]), ("learn", new["id"])]
     assert lines[1]["request"] == lines[2]["request"]
-
-
-def test_an_import_keeps_to_the_room_of_a_space(start: Start, tmp_path: Path) -> None:
-    from qf.serve.serving import Settings
-
-    server = start(Settings(facts_per_space=2))
-    client = server.http()
-    for name in ("one", "two"):
-        client.post("/v1/spaces", json={"name": name})
-    new = [server.teach(*fact, space="one")["id"] for fact in (HOLLOW, ORVANE)]
-    file = client.post("/v1/facts/export", json={"space": "one"}).content
-    old = server.teach("Bo Lark designed the Hollow Bridge.", HOLLOW[1], space="two")["id"]
-    other = server.teach("Mira Dell leads Zorvan.", "Who leads Zorvan?", space="two")["id"]
-    refused = imported(server, "two", file)
-    assert refused.status_code == 409 and refused.json()["error"]["code"] == "space_full"
-    held = client.get("/v1/facts", params={"space": "two"}).json()["data"]
-    assert [fact["id"] for fact in held] == [other, old]
-    client.delete(f"/v1/facts/{other}", params={"space": "two"})
-    reply = imported(server, "two", file)
-    assert (reply.json()["imported"], reply.json()["replaced"]) == (2, 1)
-    assert imported(server, "two", file).json()["skipped"] == 2
-    assert client.post(f"/v1/facts/{other}/restore", params={"space": "two"}).status_code == 409
-    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    told = [(line["action"], line["fact"]) for line in lines[-3:]]
-    assert told == [("replace", old), ("import", new[0]), ("import", new[1])]
 
 
 def test_a_memory_that_is_gone_is_told_and_not_made_anew(start: Start, tmp_path: Path) -> None:
