@@ -30,6 +30,7 @@ from qf.loading import Loaded
 from qf.paraphrases import paraphrases
 
 HERE = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[2] / "docs"
 ORDINARY = ["Who are you?", "How are you?", "What is the capital of France?", "Where is Paris?"]
 QUICK = Plan([2], ["none", "paper", "finetune"], singles=2, settings=Settings(layer=3))
 
@@ -344,6 +345,12 @@ def given() -> Results:
 
 def test_the_page_of_a_given_journal(given: Results) -> None:
     assert markdown(given) == (HERE / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_the_published_page_is_what_its_figures_say() -> None:
+    journal = Journal(DOCS / "results.jsonl", COMPARED)
+    found = put_together(journal.header, journal.lines)
+    assert markdown(found) == (DOCS / "RESULTS.md").read_text(encoding="utf-8")
 
 
 def test_parts_are_put_together_by_what_was_asked(given: Results) -> None:
