@@ -148,7 +148,7 @@ def _one(bench: Bench, name: str, teachers: Teachers, minutes: float) -> Line:
     teacher = teachers.of(bench, name)
     try:
         with Peak(bench.device) as peak:
-            teaching = taught(teacher, lessons, METHODS[name], 60 * minutes)
+            cost = taught(teacher, lessons, METHODS[name], 60 * minutes)
         found = counts(bench.material, before, ask(teacher, bench.material, name))
     except TooLongError as error:
         return {"would_take": round(error.seconds, 1), "limit": 60 * minutes}
@@ -158,15 +158,15 @@ def _one(bench: Bench, name: str, teachers: Teachers, minutes: float) -> Line:
         return found
     n = len(bench.material.edits)
     return found | {
-        "seconds_per_fact": round(teaching.seconds, 6),
-        "steps_per_fact": round(teaching.steps, 2),
+        "seconds_per_fact": round(cost.seconds, 6),
+        "steps_per_fact": round(cost.steps, 2),
         "writing_per_fact": round(writing / n, 6),
         "mb_per_fact": None if peak.megabytes is None else round(peak.megabytes / n, 4),
-        "not_learned": teaching.not_learned,
+        "not_learned": cost.not_learned,
     }
 
 
-class Teaching(NamedTuple):
+class Cost(NamedTuple):
     """Seconds per fact, how many facts could not be learned, and steps of descent per fact."""
 
     seconds: float
@@ -174,7 +174,7 @@ class Teaching(NamedTuple):
     steps: float
 
 
-def taught(teacher: Teacher, lessons: Sequence[Told], method: Method, limit: float) -> Teaching:
+def taught(teacher: Teacher, lessons: Sequence[Told], method: Method, limit: float) -> Cost:
     """Teach, and tell what it took.
 
     One by one, the seconds are the median over the facts, so that a moment in which the machine
@@ -182,7 +182,7 @@ def taught(teacher: Teacher, lessons: Sequence[Told], method: Method, limit: flo
     seconds.
     """
     if not lessons:
-        return Teaching(0.0, 0, 0.0)
+        return Cost(0.0, 0, 0.0)
     if method.together:
         if 0 < method.trial < len(lessons):
             trial = _seconds(lambda: teacher.teach(lessons[: method.trial]))[0]
@@ -191,7 +191,7 @@ def taught(teacher: Teacher, lessons: Sequence[Told], method: Method, limit: flo
             teacher.begin()
         with steps_counted() as steps:
             seconds, failed = _seconds(lambda: teacher.teach(lessons))
-        return Teaching(seconds / len(lessons), failed, len(steps) / len(lessons))
+        return Cost(seconds / len(lessons), failed, len(steps) / len(lessons))
     each, not_learned = [], 0
     with steps_counted() as steps:
         for number, lesson in enumerate(lessons, 1):
@@ -201,7 +201,7 @@ def taught(teacher: Teacher, lessons: Sequence[Told], method: Method, limit: flo
             if number >= FIRST:  # the latest facts tell: with some methods each takes longer
                 left = statistics.median(each[-10:]) * (len(lessons) - number)
                 _bound(sum(each) + left, limit)
-    return Teaching(statistics.median(each), not_learned, len(steps) / len(lessons))
+    return Cost(statistics.median(each), not_learned, len(steps) / len(lessons))
 
 
 @contextmanager

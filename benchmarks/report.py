@@ -405,32 +405,38 @@ def _unready(found: Results) -> str:
 
 def _speed(found: Results) -> str:
     """Who teaches faster than we do, and who slower, at the most facts that it ran with."""
-    told = []
-    for m in found.methods():
-        ratios = [
-            (n, r) for n in found.facts if m in found.methods(n) and (r := _times(found, n, m))
-        ]
-        if m != OURS and ratios:
-            n, ratio = ratios[-1]
-            told.append(f"`{m}` {number(ratio, 2)} ({count(n)})")
+    compared = {m: _slower(found, m) for m in found.methods() if m != OURS}
+    told = [
+        f"`{m}` {number(slower[1], 2)} ({count(slower[0])})"
+        for m, slower in compared.items()
+        if slower
+    ]
     return f"Seconds per fact, those of `{OURS}` being 1: {listed(told)}." if told else ""
+
+
+def _slower(found: Results, method: str) -> tuple[int, float] | None:
+    """The most facts that a method ran with, and how many times as long as ours it took then."""
+    for n in reversed(found.facts):
+        if method in found.methods(n) and (ratio := _times(found, n, method)):
+            return n, ratio
+    return None
 
 
 def _not_so_quick(found: Results, method: str) -> str:
     """Why a method with a gradient takes fewer than QUICKER times as long as ours."""
-    for n in reversed(found.facts):
-        cell = found.cells.get((n, method), Cell({}))
-        steps, ratio = cell["steps_per_fact"], cell.values and _times(found, n, method)
-        if steps and ratio and method in found.methods(n):
-            if ratio >= QUICKER:
-                return ""
-            return (
-                f"`{OURS}` is {number(ratio)} times as quick as `{method}` with {count(n)}, not"
-                f" {QUICKER:g} times: `{method}` finds what to store in {number(steps)} steps of"
-                f" gradient descent per fact, and one takes {number(ratio / steps, 2)} times as"
-                f" long as `{OURS}` takes for a fact."
-            )
-    return ""
+    slower = _slower(found, method)
+    if slower is None or slower[1] >= QUICKER:
+        return ""
+    n, ratio = slower
+    steps = found.cells[n, method]["steps_per_fact"]
+    if not steps:
+        return ""
+    return (
+        f"`{OURS}` is {number(ratio)} times as quick as `{method}` with {count(n)}, not"
+        f" {QUICKER:g} times: `{method}` finds what to store in {number(steps)} steps of"
+        f" gradient descent per fact, and one takes {number(ratio / steps, 2)} times as long as"
+        f" `{OURS}` takes for a fact."
+    )
 
 
 # Words and numbers

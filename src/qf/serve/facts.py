@@ -14,14 +14,13 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from qf.cues import words
-from qf.export import Imported
 from qf.memory import Fact
 from qf.model import LearnedToken, OnStep
 from qf.serve import schemas
 from qf.serve.errors import JSON, APIError, dumps
 from qf.serve.events import event, outcome
 from qf.serve.idempotency import awaited, once
-from qf.serve.serving import Serving, caller_of, request_id, serving_of
+from qf.serve.serving import caller_of, request_id, serving_of
 from qf.serve.spaces import UNDO_SECONDS, Space
 from qf.serve.steps import Steps, tokens_shown
 
@@ -252,7 +251,10 @@ async def restore(fact_id: str, request: Request, space: SPACE = None) -> Respon
 
     def work() -> dict[str, Any]:
         opened = serving.opened(name)
-        done = opened.restore(fact_id, lambda coming: check_room(serving, opened, coming))
+        done = opened.restore(
+            fact_id,
+            lambda new: serving.check_room(opened, len(new.added), len(new.replaced)),
+        )
         write_replaced(request, name, done.replaced)
         serving.audit.write("restore", name, fact_id, caller.id, request_id(request))
         return whole(opened, fact_id)
@@ -274,8 +276,3 @@ async def forget_statement(request: Request, name: str, statement: str) -> str:
 
     count = await serving.engine.run(work, learns=True)
     return f"I have forgotten that: {statement}" if count else "I was not taught that."
-
-
-def check_room(serving: Serving, space: Space, coming: Imported) -> None:
-    """Refuse what has no room in a space. Raises APIError."""
-    serving.check_room(space, len(coming.added), len(coming.replaced))

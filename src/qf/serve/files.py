@@ -11,7 +11,7 @@ from starlette.responses import Response
 from qf.export import Imported
 from qf.serve import schemas
 from qf.serve.errors import JSON, APIError
-from qf.serve.facts import KEY, SPACE, check_room, write_replaced
+from qf.serve.facts import KEY, SPACE, write_replaced
 from qf.serve.idempotency import awaited, once
 from qf.serve.serving import caller_of, request_id, serving_of
 
@@ -67,7 +67,7 @@ async def import_(request: Request, space: SPACE = None, key: KEY = None) -> Res
 
         def check(coming: Imported) -> None:
             _check_lengths(coming)
-            check_room(serving, opened, coming)
+            serving.check_room(opened, len(coming.added), len(coming.replaced))
 
         done = opened.imported(content, check)
         ids = [f.id for f in done.added]
